@@ -1,0 +1,84 @@
+"""``astropt-db db``: the embedded PostgreSQL server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from astropt_db.database.connect import DATABASE
+from astropt_db.database.embedded import EmbeddedServer, ServerStatus, default_home
+
+
+@click.group()
+def db() -> None:
+    """Control the embedded PostgreSQL server.
+
+    It lives in ASTROPT_DB_HOME, else in your data folder, and starts by itself whenever a command
+    needs a database and neither --db nor ASTROPT_DB_URL names one.
+    """
+
+
+@db.command()
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    envvar="ASTROPT_DB_PORT",
+    help="Listen on 127.0.0.1 at this port too, with a password, for TOPCAT and other clients.",
+)
+def start(port: int | None) -> None:
+    """Start the server, or join the one that runs; print its address."""
+    server = EmbeddedServer(default_home())
+    server.start(port)
+    server.create_database(DATABASE)
+    status = server.status()
+    click.echo(f"PostgreSQL {status.version} runs in {server.home} (pid {status.pid})", err=True)
+    _print_url(server, tcp=port is not None, show_password=False)
+
+
+@db.command()
+def stop() -> None:
+    """Stop the server; open transactions are rolled back."""
+    server = EmbeddedServer(default_home())
+    stopped = server.stop()
+    click.echo(f"{'stopped' if stopped else 'no server runs in'} {server.home}", err=True)
+
+
+@db.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(as_json: bool) -> None:
+    """Show whether the server runs, and where."""
+    found = EmbeddedServer(default_home()).status()
+    facts = asdict(found) | {"data_directory": str(found.data_directory), "log": str(found.log)}
+    click.echo(json.dumps(facts) if as_json else _table(found))
+
+
+@db.command()
+@click.option("--tcp", is_flag=True, help="The address on 127.0.0.1 instead of the socket.")
+@click.option("--show-password", is_flag=True, help="Print the password as part of it.")
+def url(tcp: bool, show_password: bool) -> None:
+    """Print the address of the database, for psql, psycopg or SQLAlchemy."""
+    server = EmbeddedServer(default_home())
+    _print_url(server, tcp=tcp, show_password=show_password)
+    if not server.status().running:
+        click.echo("the server does not run; start it with: astropt-db db start", err=True)
+
+
+def _print_url(server: EmbeddedServer, *, tcp: bool, show_password: bool) -> None:
+    click.echo(server.url(DATABASE, tcp=tcp, show_password=show_password))
+    if tcp and not show_password:
+        click.echo(f"the password is in {server.password_file}", err=True)
+
+
+def _table(found: ServerStatus) -> str:
+    rows = {
+        "state": "running" if found.running else "stopped",
+        "pid": found.pid,
+        "version": f"PostgreSQL {found.version}",
+        "data directory": found.data_directory,
+        "port": found.port or "none (socket only)",
+        "url": found.url,
+        "log": found.log,
+    }
+    return "\n".join(f"{name:<15} {value}" for name, value in rows.items() if value is not None)

@@ -1,0 +1,90 @@
+"""``astropt-db``: finds the verb, runs it, and turns errors into one line and an exit code.
+
+Exit codes: 0 everything is done, 1 something is not (the message says what), 2 wrong usage,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import click
+import psycopg
+
+from astropt_db import __version__
+from astropt_db.errors import AstroptDbError
+
+# Verb -> module:attribute and what it does. Modules are imported when their verb is used, so
+# that `astropt-db --help` does not wait for astropy and torch.
+VERBS = {
+    "db": ("astropt_db.cli.db:db", "Control the embedded PostgreSQL server."),
+    "demo": ("astropt_db.cli.demo:demo", "Make a small sky, load it and show the tables."),
+    "doctor": ("astropt_db.cli.setup:doctor", "Check server, schema and data."),
+    "ingest": ("astropt_db.cli.ingest:ingest", "Load Euclid Q1 products into the database."),
+    "init": ("astropt_db.cli.setup:init", "Make the database ready; safe to repeat."),
+    "quarantine": (
+        "astropt_db.cli.quarantine:quarantine",
+        "Rows that could not be loaded: list, show, retry.",
+    ),
+    "query": ("astropt_db.cli.query:query", "Run one read-only SQL statement."),
+    "simulate": ("astropt_db.cli.simulate:simulate", "Write a small Q1-like release."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, attribute = VERBS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, VERBS[verb][1]) for verb in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="astropt-db")
+@click.option("--debug", is_flag=True, envvar="ASTROPT_DB_DEBUG", help="Show tracebacks.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+def cli(debug: bool, verbose: bool) -> None:
+    """Euclid galaxies and their AstroPT embeddings in PostgreSQL.
+
+    With neither --db nor ASTROPT_DB_URL, commands use a private PostgreSQL server in your data
+    folder (ASTROPT_DB_HOME), which starts by itself.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script."""
+    argv = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in argv
+    try:
+        code = cli.main(argv, prog_name="astropt-db", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing is half-written, run the same command again", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except (AstroptDbError, psycopg.Error) as error:
+        if debug:
+            raise
+        click.echo(f"error: {str(error).strip()}", err=True)
+        sys.exit(1)

@@ -1,0 +1,75 @@
+"""The ``run`` row of every job: which code did what, when, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from psycopg.types.json import Jsonb
+
+from astropt_db import __version__
+from astropt_db.database.connect import Database, connect
+from astropt_db.database.resources import named_queries
+from astropt_db.errors import DatabaseError
+
+
+@dataclass
+class Run:
+    """A job that is going on.
+
+    Attributes
+    ----------
+    id
+        Its row in ``astropt.run``.
+    counts
+        What it did; stored when it ends.
+    failed
+        Set to True if something was not done.
+    """
+
+    id: int
+    counts: dict[str, int] = field(default_factory=dict)
+    failed: bool = False
+
+
+@contextmanager
+def recorded_run(
+    database: Database, command: str, arguments: Mapping[str, object]
+) -> Iterator[Run]:
+    """Record a job from here to the end of the block, in transactions of its own.
+
+    A killed job leaves its row in state ``running`` without an end.
+    """
+    queries = named_queries()
+    with connect(database) as connection:
+        row = connection.execute(
+            queries["run_insert"],
+            {
+                "command": command,
+                "arguments": Jsonb(dict(arguments)),
+                "code_version": __version__,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            },
+        ).fetchone()
+    assert row is not None
+    run = Run(row[0])
+    try:
+        yield run
+    except BaseException:
+        run.failed = True
+        raise
+    finally:
+        # The server may be gone; the original error then matters more than this row.
+        with suppress(DatabaseError), connect(database) as connection:
+            connection.execute(
+                queries["run_end"],
+                {
+                    "id": run.id,
+                    "state": "failed" if run.failed else "done",
+                    "counts": Jsonb(run.counts),
+                },
+            )

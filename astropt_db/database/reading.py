@@ -1,0 +1,108 @@
+"""Read-only queries: the least role that serves, one statement, a time limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from astropt_db.database.connect import Database, connect
+from astropt_db.errors import DatabaseError
+
+READER = "astropt_reader"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A running query.
+
+    Attributes
+    ----------
+    columns
+        Name and PostgreSQL type oid of each column.
+    rows
+        The rows as they arrive; never all in memory.
+    """
+
+    columns: Sequence[tuple[str, int]]
+    rows: Iterator[Sequence[object]]
+
+
+@contextmanager
+def reading(database: Database, timeout_s: float = 0) -> Iterator[psycopg.Cursor]:
+    """Cursor in a read-only transaction, as the reader role where we may take it on.
+
+    Parameters
+    ----------
+    timeout_s
+        Seconds after which the server stops a statement; 0 means no limit.
+    """
+    with connect(database) as connection:
+        connection.read_only = True
+        with connection.cursor() as cursor:
+            row = cursor.execute(
+                "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s "
+                "AND pg_has_role(current_user, oid, 'MEMBER'))",
+                {"role": READER},
+            ).fetchone()
+            if row is not None and row[0]:
+                cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(READER)))
+            cursor.execute(
+                sql.SQL("SET LOCAL statement_timeout = {}").format(int(timeout_s * 1000))
+            )
+            try:
+                yield cursor
+            finally:
+                if not connection.closed:
+                    connection.rollback()
+
+
+@contextmanager
+def run_query(database: Database, query: str, timeout_s: float = 0) -> Iterator[Result]:
+    """Run the user's own SQL, read-only.
+
+    The extended protocol takes exactly one statement, so nothing can end the read-only
+    transaction from inside.
+
+    Raises
+    ------
+    DatabaseError
+        With PostgreSQL's message and hint if the query is wrong, writes, or takes too long.
+    """
+    try:
+        with reading(database, timeout_s) as cursor:
+            # The query is the user's own text; read-only and least role are its limits.
+            rows = cursor.stream(query.encode())
+            first = next(rows, None)
+            description = cursor.description or []
+            columns = [(column.name, column.type_code) for column in description]
+            yield Result(columns, _chain(first, rows))
+    except psycopg.errors.QueryCanceled as error:
+        raise DatabaseError(
+            f"the query was stopped after {timeout_s:g} s; ask for less, or raise --timeout"
+        ) from error
+    except psycopg.Error as error:
+        raise DatabaseError(_message(error)) from error
+
+
+def _chain(
+    first: Sequence[object] | None, rest: Iterator[Sequence[object]]
+) -> Iterator[Sequence[object]]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _message(error: psycopg.Error) -> str:
+    diag = error.diag
+    if diag.message_primary is None:
+        return str(error).strip().splitlines()[0] if str(error).strip() else "the query failed"
+    text = diag.message_primary
+    if diag.statement_position:
+        text += f" (at character {diag.statement_position})"
+    if diag.message_hint:
+        text += f". {diag.message_hint}"
+    return text

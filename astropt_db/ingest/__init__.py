@@ -1,0 +1,1 @@
+"""Files into tables: recognition, validation, bulk loading, quarantine and provenance."""

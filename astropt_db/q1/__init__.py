@@ -1,0 +1,1 @@
+"""Euclid Q1 products: their column lists, identifiers and file formats."""

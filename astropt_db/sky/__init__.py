@@ -1,0 +1,1 @@
+"""Positions on the sphere: HEALPix."""
