@@ -22,7 +22,7 @@ VERBS = {
     "db": ("astropt_db.cli.db:db", "Control the embedded PostgreSQL server."),
     "demo": ("astropt_db.cli.demo:demo", "Make a small sky, load it and show the tables."),
     "doctor": ("astropt_db.cli.setup:doctor", "Check server, schema and data."),
-    "ingest": ("astropt_db.cli.ingest:ingest", "Load Euclid Q1 products into the database."),
+    "ingest": ("astropt_db.cli.archive:ingest", "Load Euclid Q1 products into the database."),
     "init": ("astropt_db.cli.setup:init", "Make the database ready; safe to repeat."),
     "quarantine": (
         "astropt_db.cli.quarantine:quarantine",

@@ -82,13 +82,12 @@ def _payload_width(field: Field) -> int:
         return int(field.data.dtype.itemsize)
     if field.type == "jsonb":
         return 1 + int(field.data.dtype.itemsize)
-    length = int(field.data.shape[1])
     if field.type in _VECTORS:
-        return 4 + length * np.dtype(_VECTORS[field.type]).itemsize
-    if field.type.endswith("[]"):
-        item = np.dtype(_SCALARS[field.type[:-2]][0]).itemsize
-        return _ARRAY_HEADER + length * (4 + item)
-    raise ValueError(f"no binary layout for PostgreSQL type {field.type!r}")
+        return 4 + int(field.data.shape[1]) * np.dtype(_VECTORS[field.type]).itemsize
+    element = field.type.removesuffix("[]")
+    if element not in _SCALARS:
+        raise ValueError(f"no binary layout for PostgreSQL type {field.type!r}")
+    return _ARRAY_HEADER + int(field.data.shape[1]) * (4 + np.dtype(_SCALARS[element][0]).itemsize)
 
 
 class _Matrix:

@@ -81,8 +81,6 @@ class Identities:
         True for every later row with the key of an earlier one.
     repaired
         Number of ids rebuilt from the position.
-    present
-        False where a merged catalogue has no row for this product; ``None``: all are.
     """
 
     object_id: Int64
@@ -90,7 +88,6 @@ class Identities:
     reason: NDArray[np.uint8]
     duplicate: Bool
     repaired: int = 0
-    present: Bool | None = None
 
     @property
     def ok(self) -> Bool:
@@ -117,25 +114,32 @@ def identify(table: Table, target: Target, *, repair: bool = False) -> Identitie
     repair
         Rebuild destroyed ids from their positions where these leave no doubt.
     """
-    parts = [_identify_block(block, target, repair) for block in _key_blocks(table, target)]
-    if not parts:
-        empty = np.empty(0, np.int64)
-        return Identities(empty, None, empty.astype(np.uint8), empty.astype(np.bool_))
-    ids = np.concatenate([part.object_id for part in parts])
-    reason = np.concatenate([part.reason for part in parts])
-    checked = target.ra_column is not None and all(part.exact_positions for part in parts)
+    n_rows = table.n_rows if table.n_rows is not None else _count_rows(table, target)
+    ids, reason = np.empty(n_rows, np.int64), np.empty(n_rows, np.uint8)
+    ranked = "spe_rank" in target.sources and "spe_rank" in target.product.key
+    rank = np.empty(n_rows, np.int64) if ranked else None
+    repaired, checked = 0, target.ra_column is not None
+    for block in _key_blocks(table, target):
+        here = slice(block.first_row, block.first_row + block.n_rows)
+        part = _identify_block(block, target, repair)
+        ids[here], reason[here] = part.object_id, part.reason
+        if rank is not None and part.rank is not None:
+            rank[here] = part.rank
+        repaired += part.repaired
+        checked &= part.exact_positions
     if not checked and _float_damage(ids[reason == Reason.OK]):
         reason[reason == Reason.OK] = Reason.ID_NOT_EXACT
-    rank = None
-    if "spe_rank" in target.product.key and "spe_rank" not in target.constants:
-        rank = np.concatenate([part.rank for part in parts if part.rank is not None])
     return Identities(
         object_id=ids,
         rank=rank,
         reason=reason,
         duplicate=_later_duplicates(ids, rank, reason == Reason.OK),
-        repaired=sum(part.repaired for part in parts),
+        repaired=repaired,
     )
+
+
+def _count_rows(table: Table, target: Target) -> int:
+    return sum(block.n_rows for block in table.blocks([target.id_column], _BLOCK))
 
 
 @dataclass(frozen=True)
@@ -296,15 +300,33 @@ def _float_damage(ids: Int64) -> bool:
 
 
 def _later_duplicates(ids: Int64, rank: Int64 | None, ok: Bool) -> Bool:
+    """True for every row whose key an earlier good row has.
+
+    Sorting one copy of the keys tells whether there are any, which is rare; only rows with a
+    suspect key are then looked at in order, so 30 million rows need one 240 MB copy.
+    """
     duplicate = np.zeros(len(ids), np.bool_)
-    rows = np.flatnonzero(ok)
-    keys = (ids[rows],) if rank is None else (rank[rows], ids[rows])
-    order = rows[np.lexsort(keys)]
+    # With a rank the key may overflow: that can only add suspects, never hide one.
+    keys = ids if rank is None else ids * 8 + rank
+    ordered = np.sort(keys[ok])
+    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if len(suspects) == 0:
+        return duplicate
+    rows = np.flatnonzero(ok & is_member(keys, suspects))
+    order = rows[np.lexsort((ids[rows],) if rank is None else (rank[rows], ids[rows]))]
     same = ids[order][1:] == ids[order][:-1]
     if rank is not None:
         same &= rank[order][1:] == rank[order][:-1]
     duplicate[order[1:][same]] = True
     return duplicate
+
+
+def is_member(values: Int64, ordered: Int64) -> Bool:
+    """Whether each value stands in a sorted array (``np.isin`` would sort it every time)."""
+    if len(ordered) == 0:
+        return np.zeros(len(values), np.bool_)
+    place = np.searchsorted(ordered, values)
+    return np.asarray(ordered[np.minimum(place, len(ordered) - 1)] == values, np.bool_)
 
 
 def describe_ids(values: Values) -> NDArray[np.bytes_]:

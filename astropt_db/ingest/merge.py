@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from astropt_db.database.copy import Batch, Field, encode_batches, write
-from astropt_db.ingest.identify import Identities
+from astropt_db.ingest.identify import Identities, is_member
 from astropt_db.ingest.match import Target
 from astropt_db.ingest.rows import Rejections, Rows, converted_rows
 from astropt_db.q1.products import Product
@@ -132,7 +132,7 @@ def _pieces(
         ids = next(one.data for one in rows.fields if one.name == "object_id")
         staged = rows.good & rows.duplicate
         if len(known):
-            staged |= rows.good & np.isin(ids, known)
+            staged |= rows.good & is_member(ids, known)
         direct = rows.good & ~staged
         yield _Piece(
             direct=_encode(rows.fields, direct),

@@ -25,8 +25,10 @@ _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
 }
 
 HEALPIX_COMMENT = "HEALPix cell, order 29, nested, of the position [; pos.healpix]"
-EXTRA_COMMENT = "columns of the file that the column list does not know; 64-bit integers as text"
-FILE_COMMENT = "row of astropt.ingest_file that this row came from"
+EXTRA_COMMENT = (
+    "columns of the file that the column list does not know; 64-bit integers as text [; meta.note]"
+)
+FILE_COMMENT = "file of the row, see astropt.ingest_file [; meta.id]"
 
 
 def sql_type(name: str) -> sa.types.TypeEngine[Any]:

@@ -13,6 +13,7 @@ WITH described AS (
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE n.nspname IN ('q1', 'astropt', 'survey') AND c.relkind IN ('r', 'p', 'v', 'm')
+        AND c.relname <> 'alembic_version'
 )
 SELECT
     table_schema,

@@ -58,3 +58,4 @@ WHERE
 
 COMMENT ON VIEW astropt.paper_selection IS
     'Sources like those of arXiv:2503.15312, in our reading: segmentation area > 700 pixels, or VIS < 20.5 and area > 200 pixels; spurious_flag = 0, det_quality_flag < 4';
+SELECT astropt.copy_comments('astropt.paper_selection', 'astropt.source');

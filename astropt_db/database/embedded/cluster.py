@@ -129,8 +129,16 @@ class Cluster:
             time.sleep(0.02)
         return found
 
-    def start(self, port: int | None) -> Postmaster:
-        """Start a server where none runs, making the data directory if there is none."""
+    def start(self, port: int | None, lock: int) -> Postmaster:
+        """Start a server where none runs, making the data directory if there is none.
+
+        Parameters
+        ----------
+        port
+            TCP port on 127.0.0.1, or None for the socket only.
+        lock
+            File descriptor of the home's lock, which the caller holds.
+        """
         sockets = socket_directory(self.home)
         # First of all, while nobody runs: PostgreSQL would take a zombie, or a stranger with the
         # number of the dead server, for its owner.
@@ -141,7 +149,7 @@ class Cluster:
         self._require_programs(user)
         make_private_folder(sockets, user)
         if not self._is_initialised():
-            self._initialise(user)
+            self._initialise(user, lock)
         settings = server_settings(Machine.measure(self.data_directory)) | {
             "unix_socket_directories": f'"{sockets}"',
             "listen_addresses": "" if port is None else "127.0.0.1",
@@ -195,8 +203,11 @@ class Cluster:
         answer = user.run([self._program("postgres"), "--version"], Path("/"), timeout=30)
         return answer.stdout.split()[2]
 
-    def _initialise(self, user: ServerUser) -> None:
-        """Make the data directory under another name first: a killed initdb leaves nothing."""
+    def _initialise(self, user: ServerUser, lock: int) -> None:
+        """Make the data directory under another name first, so that it is whole or absent.
+
+        initdb holds the lock too: if this client is killed, the next one waits for its end.
+        """
         for leftover in self.home.glob(".pgdata-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=".pgdata-", dir=self.home))
@@ -211,6 +222,7 @@ class Cluster:
             [*command, "--encoding=UTF8", "--data-checksums", *locale, *options],
             self.home,
             timeout=2 * START_TIMEOUT,
+            keep_open=(lock,),
         )
         if result.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)

@@ -166,11 +166,12 @@ class ServerUser:
     gid: int
 
     def run(
-        self, command: list[str], folder: Path, timeout: float
+        self, command: list[str], folder: Path, timeout: float, keep_open: tuple[int, ...] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as this user in ``folder``, in a session of its own; capture its output.
 
-        A session of its own keeps Ctrl-C in the client's terminal away from the server.
+        A session of its own keeps Ctrl-C in the client's terminal away from the server. The
+        command inherits the file descriptors ``keep_open``.
         """
         # PGPORT, PGOPTIONS and their like are meant for clients but would reach the server too.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
@@ -188,6 +189,7 @@ class ServerUser:
                 timeout=timeout,
                 check=False,
                 start_new_session=True,
+                pass_fds=keep_open,
                 user=self.uid if as_root else None,
                 group=self.gid if as_root else None,
                 extra_groups=[] if as_root else None,
@@ -197,6 +199,14 @@ class ServerUser:
                 f"{command[0]} did not end within {timeout:.0f} s in {folder}. Is the disk very "
                 "slow or the machine overloaded? Run the command again."
             ) from error
+        except OSError as error:
+            if as_root and error.errno in (errno.EPERM, errno.EINVAL):
+                raise ConfigurationError(
+                    "PostgreSQL refuses to run as root, and this root may not become another "
+                    f"user (uid {self.uid}): a container without CAP_SETUID? Run as a plain user, "
+                    "or name another PostgreSQL with --db or ASTROPT_DB_URL."
+                ) from error
+            raise
 
     def own(self, path: Path, mode: int) -> None:
         """Give ``path`` to this user with these permission bits."""

@@ -126,10 +126,10 @@ class EmbeddedServer:
         with explained_os_errors(self.home):
             require_local_disk(self._cluster.data_directory)
             self._cluster.require_same_version()
-            with self._locked():
+            with self._locked() as lock:
                 running = self._cluster.settled()
                 if running is None or port not in (None, running.tcp_port):
-                    running = self._start_cold(running, port)
+                    running = self._start_cold(running, port, lock)
                 _link_socket(running)
                 if port is not None:
                     self._set_password()
@@ -210,13 +210,13 @@ class EmbeddedServer:
             except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 logger.debug("another client has just created the database %s", name)
 
-    def _start_cold(self, running: Postmaster | None, port: int | None) -> Postmaster:
+    def _start_cold(self, running: Postmaster | None, port: int | None, lock: int) -> Postmaster:
         if port is not None:
             _require_free_port(port)
         if running is not None:
             logger.warning("restarting the server so that it listens on 127.0.0.1:%s", port)
             self._cluster.stop()
-        started = self._cluster.start(port)
+        started = self._cluster.start(port, lock)
         logger.info("PostgreSQL runs in %s (pid %d)", self.home, started.pid)
         return started
 
@@ -239,7 +239,7 @@ class EmbeddedServer:
         return ServerUser(found.st_uid, found.st_gid)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[int]:
         """Let one client at a time start or stop the server; the kernel frees a dead one's lock."""
         # For root the server's user must pass through; everything inside has modes of its own.
         mode = 0o711 if os.geteuid() == 0 else 0o700
@@ -249,7 +249,7 @@ class EmbeddedServer:
             if os.geteuid() == 0:
                 self._owner().own(lock, 0o600)
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            yield file.fileno()
 
 
 def _ensure_role(connection: psycopg.Connection) -> None:

@@ -18,7 +18,7 @@ MAX_TEXT_BYTES = 256 * 2**20
 """Largest text column of one block. Text is padded to its longest value, so one cell of a
 megabyte would otherwise make eight gigabytes of a block of 8192 rows."""
 
-INT64_MAX = np.iinfo(np.int64).max
+_LARGEST = pa.scalar(2**63 - 1, pa.uint64())
 TEXT = np.dtype("S")
 
 _NARROWED = {
@@ -123,10 +123,10 @@ class Converter:
         self, array: pa.Array, null: NDArray[np.bool_], column: FileColumn
     ) -> NDArray[np.generic]:
         if pa.types.is_uint64(array.type):
-            large = pc.fill_null(pc.greater(array, INT64_MAX), False).to_numpy(zero_copy_only=False)
+            large = pc.fill_null(pc.greater(array, _LARGEST), False).to_numpy(zero_copy_only=False)
             if large.any():
                 raise self.fail(
-                    large, column, f"an unsigned integer exceeds the largest bigint ({INT64_MAX})."
+                    large, column, f"an unsigned integer exceeds the largest bigint ({_LARGEST})."
                 )
         array = array.cast(_NARROWED.get(array.type, array.type))
         if not null.any():

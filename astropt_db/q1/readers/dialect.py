@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -147,11 +148,16 @@ class _QuotePairs:
 
 
 def _header(path: Path, delimiter: str | None, quoted: bool, well_quoted: bool) -> Dialect:
-    with _lines(path) as lines:
+    with _lines(path) as file:
+        # Never more than a chunk, even of a file that is all one line.
+        lines = iter(lambda: file.readline(_CHUNK), "")
         skipped, first = _first_line(path, lines)
         delimiter = delimiter or _sniff(first)
-        reader = csv.reader(_chain(first, lines), delimiter=delimiter)
-        names = tuple(next(reader))
+        reader = csv.reader(chain([first], lines), delimiter=delimiter)
+        try:
+            names = tuple(next(reader))
+        except csv.Error as error:
+            raise FileError(path, f"expected a line of column names: {error}.") from error
         has_rows = any(line.strip("\r\n") for line in lines)
     header_lines = skipped + reader.line_num
     _check_names(path, names)
@@ -171,11 +177,6 @@ def _first_line(path: Path, lines: Iterator[str]) -> tuple[int, str]:
         if line.strip() and not line.startswith("#"):
             return number, line
     raise FileError(path, "expected a line of column names, found only empty and comment lines.")
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _sniff(line: str) -> str:

@@ -149,7 +149,7 @@ def open_fits(path: Path) -> list[Table]:
             raise FileError(
                 path,
                 "holds no binary table.",
-                "Catalogues are tables; register images with: astropt-db ingest mosaics",
+                "Catalogues are tables; this command does not read images.",
             )
         return [_open_table(path, handle, header, offset) for header, offset in headers]
     finally:

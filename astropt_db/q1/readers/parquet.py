@@ -34,17 +34,18 @@ _PROPERTY_FILES = ("hats.properties", "properties")
 _REMEDY = "Copy or download the file again."
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ParquetTable(Table):
     """A Parquet file; ``n_rows`` comes from its footer."""
 
-    handle: pq.ParquetFile = field(repr=False, default=None)
+    handle: pq.ParquetFile = field(repr=False)
 
     def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """Yield the rows in order; see ``Table.blocks``.
 
-        A null list and an empty list both count as "no value"; missing values inside a list of
-        floats are NaN.
+        Memory holds a page (a megabyte as a rule) of every wanted column, however large the row
+        groups are. A null list and an empty list both count as "no value"; missing values inside
+        a list of floats are NaN.
         """
         columns = pick(self.columns, names)
         # The file's own pruning wants at least one column to know the number of rows.
@@ -73,9 +74,9 @@ class ParquetTable(Table):
 def open_parquet(path: Path) -> list[Table]:
     """Open a Parquet file; it has one table.
 
-    Unsigned integers become the next larger signed type, float16 becomes float32; decimals,
-    dates and times become text, so that no digit is lost. Units come from the fields' metadata
-    key ``unit``.
+    Unsigned integers become the next larger signed type (those of 64 bits int64, checked row by
+    row), float16 becomes float32; decimals, dates and times become text, so that no digit is
+    lost. Units come from the fields' metadata key ``unit``.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def _table(path: Path, handle: pq.ParquetFile) -> ParquetTable:
     if repeated := [name for name, times in Counter(schema.names).items() if times > 1]:
         raise FileError(path, f"columns of the same name: {', '.join(map(repr, repeated))}.")
     columns = tuple(_column(path, handle, item) for item in schema)
-    return ParquetTable(path, columns=columns, n_rows=handle.metadata.num_rows, handle=handle)
+    return ParquetTable(path=path, columns=columns, n_rows=handle.metadata.num_rows, handle=handle)
 
 
 def _column(path: Path, handle: pq.ParquetFile, item: pa.Field) -> FileColumn:

@@ -7,10 +7,11 @@ over all rows (``kinds``), then in blocks. ECSV declares its types and is read o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,20 @@ from astropt_db.q1.readers.kinds import (
     NULL_WORDS,
     TRUE_WORDS,
     Kind,
+    NeedsTextError,
     Seen,
+    expect,
     find_kinds,
     parse_vectors,
+    settle,
     without_null_words,
 )
 
 _CSV_BLOCK = 2**21
 """Bytes parsed at a time, and so the longest row that can be read."""
+
+_ROWS = "\0rows"
+"""A column name that no text file can hold."""
 
 _KINDS = {
     Kind.EMPTY: np.dtype(np.float64),
@@ -57,7 +64,7 @@ _ECSV_TYPES = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TextTable(Table):
     """A text file whose column types are settled.
 
@@ -69,8 +76,8 @@ class TextTable(Table):
         Arrow type of the values of each column, of one element for vectors.
     """
 
-    dialect: Dialect = field(repr=False, default_factory=lambda: Dialect((), ",", False, 0, False))
-    types: dict[str, pa.DataType] = field(repr=False, default_factory=dict)
+    dialect: Dialect = field(repr=False)
+    types: dict[str, pa.DataType] = field(repr=False)
 
     def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """Yield the rows in order; see ``Table.blocks``.
@@ -115,10 +122,6 @@ class TextTable(Table):
         return array
 
 
-_ROWS = "\0rows"
-"""A column name that no text file can hold."""
-
-
 def open_csv(path: Path) -> list[Table]:
     """Open a CSV or TSV file, plain or gzipped; comma, tabulator or semicolon is found out.
 
@@ -133,11 +136,11 @@ def open_csv(path: Path) -> list[Table]:
         name repeats, a row has too many or too few values, or a quote is not closed.
     """
     dialect = examine(path)
-    texts = dict.fromkeys(dialect.names, pa.string())
-    kinds = find_kinds(dialect.names, _batches(path, dialect, texts, text_nulls=True))
-    columns = tuple(_csv_column(name, seen) for name, seen in kinds.items())
+    columns = tuple(
+        _csv_column(name, settle(name, seen)) for name, seen in _csv_kinds(path, dialect).items()
+    )
     types = {column.name: _arrow_type(column.dtype) for column in columns}
-    return [TextTable(path, columns=columns, dialect=dialect, types=types)]
+    return [TextTable(path=path, columns=columns, dialect=dialect, types=types)]
 
 
 def open_ecsv(path: Path) -> list[Table]:
@@ -163,7 +166,24 @@ def open_ecsv(path: Path) -> list[Table]:
     found = [_ecsv_column(path, item) for item in header["datatype"]]
     types = {column.name: kind for column, kind in found}
     columns = tuple(column for column, _ in found)
-    return [TextTable(path, columns=columns, dialect=dialect, types=types)]
+    return [TextTable(path=path, columns=columns, dialect=dialect, types=types)]
+
+
+def _csv_kinds(path: Path, dialect: Dialect) -> dict[str, Seen]:
+    """What the columns hold over the whole file."""
+
+    def batches(types: dict[str, pa.DataType]) -> Generator[pa.RecordBatch, None, None]:
+        return _batches(path, dialect, types, text_nulls=True)
+
+    texts = dict.fromkeys(dialect.names, pa.string())
+    with closing(batches(texts)) as beginning:
+        first = find_kinds(dialect.names, islice(beginning, 1))
+    try:
+        return find_kinds(dialect.names, batches(expect(first)))
+    except (FileError, NeedsTextError):
+        # A column goes on differently from how it began; or the file is at fault, which shows
+        # again.
+        return find_kinds(dialect.names, batches(texts))
 
 
 def _csv_column(name: str, seen: Seen) -> FileColumn:
@@ -219,7 +239,7 @@ def _numpy(kind: pa.DataType) -> np.dtype:
 
 def _batches(
     path: Path, dialect: Dialect, types: dict[str, pa.DataType], *, text_nulls: bool
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     """Parse the file; only the columns in ``types``, and null words in texts if asked."""
     if not dialect.has_rows:
         return
@@ -229,15 +249,6 @@ def _batches(
         quote_char='"' if dialect.quoted else False,
         newlines_in_values=dialect.quoted,
         invalid_row_handler=partial(_note, ragged),
-    )
-    convert = pyarrow.csv.ConvertOptions(
-        check_utf8=False,  # the whole file was checked before
-        column_types=types,
-        include_columns=list(types),
-        null_values=NULL_WORDS,
-        true_values=TRUE_WORDS,
-        false_values=FALSE_WORDS,
-        strings_can_be_null=text_nulls,
     )
     # One thread: two gain a fifth, and only one knows the number of a bad row.
     read = pyarrow.csv.ReadOptions(
@@ -250,12 +261,27 @@ def _batches(
         with (
             closing(_source(path)) as source,
             pyarrow.csv.open_csv(
-                source, read_options=read, parse_options=parse, convert_options=convert
+                source,
+                read_options=read,
+                parse_options=parse,
+                convert_options=_conversion(types, text_nulls),
             ) as reader,
         ):
             yield from reader
     except (pa.ArrowException, OSError) as error:
         raise _explain(path, dialect, error, ragged) from error
+
+
+def _conversion(types: dict[str, pa.DataType], text_nulls: bool) -> pyarrow.csv.ConvertOptions:
+    return pyarrow.csv.ConvertOptions(
+        check_utf8=False,  # the whole file was checked before
+        column_types=types,
+        include_columns=list(types),
+        null_values=NULL_WORDS,
+        true_values=TRUE_WORDS,
+        false_values=FALSE_WORDS,
+        strings_can_be_null=text_nulls,
+    )
 
 
 def _note(ragged: list[Any], row: Any) -> str:

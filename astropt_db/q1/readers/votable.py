@@ -44,10 +44,19 @@ _LOSSES = (
 )
 """astropy's warnings that mean a value was changed or dropped."""
 
-_WIDER = {"u1": "i2", "u2": "i4", "u4": "i8"}
+_TYPES = {
+    "boolean": "?",
+    "bit": "?",
+    "unsignedByte": "i2",
+    "short": "i2",
+    "int": "i4",
+    "long": "i8",
+    "float": "f4",
+    "double": "f8",
+}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class VOTable(Table):
     """One table of a VOTable file, in memory.
 
@@ -57,7 +66,7 @@ class VOTable(Table):
         Masked structured array, one field per column in column order.
     """
 
-    data: Any = field(repr=False, default=None)
+    data: Any = field(repr=False)
 
     def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """Yield the rows in order; see ``Table.blocks``.
@@ -214,7 +223,7 @@ def _table(path: Path, table: Any) -> VOTable:
         for item, name, field in zip(table.fields, names, data.dtype.names, strict=True)
     )
     label = table.name or table.ID or ""
-    return VOTable(path, label, columns, len(data), data=data)
+    return VOTable(path=path, label=label, columns=columns, n_rows=len(data), data=data)
 
 
 def _original_name(item: Any) -> str:
@@ -223,22 +232,17 @@ def _original_name(item: Any) -> str:
 
 def _column(path: Path, item: Any, name: str, data: Any) -> FileColumn:
     unit = "" if item.unit is None else str(item.unit)
-    if item.datatype in {"char", "unicodeChar"}:
-        if data.ndim > 1:
-            raise _unsupported(path, name, item)
+    if item.datatype in {"char", "unicodeChar"} and data.ndim == 1:
         return FileColumn(name, TEXT, None, unit)
-    if "omplex" in item.datatype:
+    if item.datatype not in _TYPES:
         raise _unsupported(path, name, item)
+    dtype = np.dtype(_TYPES[item.datatype])
     length = None
-    sample = data
     if data.dtype.kind == "O":
-        filled = data[_lengths(data) > 0]
-        sample = np.asarray(filled[0]) if len(filled) else np.empty((1, 1))
-        length = max(1, sample.size)
+        lengths = _lengths(data)
+        length = int(lengths[np.argmax(lengths > 0)]) if lengths.any() else 1
     elif data.ndim > 1:
         length = int(np.prod(data.shape[1:]))
-    kind = sample.dtype.str[1:]
-    dtype = np.dtype(_WIDER.get(kind, kind))
     null = None if item.values.null is None or dtype.kind != "i" else int(item.values.null)
     return FileColumn(name, dtype, length, unit, null)
 
@@ -248,6 +252,7 @@ def _unsupported(path: Path, name: str, item: Any) -> FileError:
         path,
         f"column {name!r} has datatype {item.datatype!r} and arraysize {item.arraysize!r}, which "
         "has no place in a table; expected numbers, texts or arrays of numbers.",
+        "Leave the column out.",
     )
 
 
@@ -263,14 +268,19 @@ def _values(convert: Converter, data: Any, column: FileColumn) -> Values:
     if raw.dtype.kind == "O":
         return _ragged(convert, raw, column)
     shape = (len(raw),) if column.length is None else (len(raw), column.length)
-    return _filled(raw.reshape(shape), mask.reshape(shape), column)
+    return _filled(convert, raw.reshape(shape), mask.reshape(shape), column)
 
 
-def _filled(raw: NDArray[Any], mask: NDArray[np.bool_], column: FileColumn) -> Values:
-    missing = np.nan if column.dtype.kind == "f" else 0
-    data = np.where(mask, missing, raw).astype(column.dtype) if mask.any() else raw
+def _filled(
+    convert: Converter, raw: NDArray[Any], mask: NDArray[np.bool_], column: FileColumn
+) -> Values:
     null = np.asarray(mask.reshape(len(mask), -1).all(axis=1))
-    return Values(data.astype(column.dtype, copy=False), null if null.any() else None)
+    data = raw.astype(column.dtype)
+    if column.dtype.kind == "f":
+        data[mask] = np.nan
+    elif (partly := mask.reshape(len(mask), -1).any(axis=1) & ~null).any():
+        raise convert.fail(partly, column, "an array of integers holds a missing value.")
+    return Values(data, null if null.any() else None)
 
 
 def _ragged(convert: Converter, raw: NDArray[Any], column: FileColumn) -> Values:
@@ -291,10 +301,11 @@ def _ragged(convert: Converter, raw: NDArray[Any], column: FileColumn) -> Values
         mask[rows] = np.concatenate([np.ma.getmaskarray(cell) for cell in cells]).reshape(
             -1, shape[1]
         )
-    return _filled(data, mask, column)
+    return _filled(convert, data, mask, column)
 
 
 def _one_line(error: object) -> str:
-    """The message without line ends, and without astropy's unknown position ``?:?:``."""
+    """The message on one line; of astropy's position (``file:line:column``) only the line."""
     text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
-    return re.sub(r"^\S*?:\?:\?: ", "", text)
+    text = re.sub(r"^[^:]*:\?:\?: ", "", text)
+    return re.sub(r"^(?:.*?:)?(\d+):\d+: ", r"line \1, ", text)
