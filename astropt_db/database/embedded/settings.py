@@ -129,7 +129,7 @@ def server_settings(machine: Machine) -> dict[str, str]:
     """Return the settings of the server for a machine, as ``name: value`` of postgresql.conf."""
     memory, cores = machine.memory, machine.cores
     max_wal = _clamp(machine.free_disk // 20, 128 * MIB, 8 * GIB)
-    helpers = max(1, cores // 2)
+    half_the_cores = max(1, cores // 2)
     return FIXED_SETTINGS | {
         "shared_buffers": _size(_clamp(memory // 8, 64 * MIB, 8 * GIB)),
         "effective_cache_size": _size(memory // 2),
@@ -140,8 +140,8 @@ def server_settings(machine: Machine) -> dict[str, str]:
         "min_wal_size": _size(max(32 * MIB, max_wal // 8)),
         "max_worker_processes": str(cores + 8),
         "max_parallel_workers": str(cores),
-        "max_parallel_workers_per_gather": str(min(4, helpers)),
-        "max_parallel_maintenance_workers": str(min(8, helpers)),
+        "max_parallel_workers_per_gather": str(min(4, half_the_cores)),
+        "max_parallel_maintenance_workers": str(min(8, half_the_cores)),
         # Containers often get 64 MB of /dev/shm, which one parallel index build overflows.
         "dynamic_shared_memory_type": (
             "mmap" if machine.shared_memory < SMALL_SHARED_MEMORY else "posix"

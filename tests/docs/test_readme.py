@@ -1,0 +1,98 @@
+"""What the README and the docs say is true: the commands exist, and the main job runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from astropt_db.cli.main import cli
+from tests.conftest import CHECKOUT
+
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").rglob("*.md")]
+
+
+def shell_lines(page: Path) -> list[str]:
+    """Commands of a page's code blocks, prompts removed."""
+    found = re.findall(r"```(\w*)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    blocks = [text for language, text in found if language in ("", "sh", "console")]
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(pip|astropt-db|export|pytest)\b", line)]
+
+
+def our_commands() -> list[tuple[str, str]]:
+    parts = [
+        (page.name, part)
+        for page in PAGES
+        for line in shell_lines(page)
+        for part in re.split(r"\s&&\s|\s#\s", line)
+    ]
+    return [(name, part) for name, part in parts if part.startswith("astropt-db ")]
+
+
+@pytest.mark.parametrize(("page", "command"), our_commands())
+def test_every_command_of_the_docs_exists(page: str, command: str) -> None:
+    words = shlex.split(command)[1:]
+    context = click.Context(cli, info_name="astropt-db")
+    found: click.Command = cli
+    while isinstance(found, click.Group):
+        child = found.get_command(context, words[0])
+        assert child is not None, f"{page}: no verb {words[0]!r} in {command!r}"
+        found, words = child, words[1:]
+        context = click.Context(found, parent=context, info_name=found.name)
+    # Raises click.UsageError on an option that does not exist.
+    found.make_parser(context).parse_args(words)
+
+
+def test_the_docs_show_commands() -> None:
+    assert len(our_commands()) > 10
+
+
+def readme_commands() -> list[str]:
+    marked = re.findall(
+        r"<!-- command -->\n```sh\n(.*?)\n```", (CHECKOUT / "README.md").read_text()
+    )
+    return marked
+
+
+def test_two_commands_do_all_the_set_up() -> None:
+    job, tests = readme_commands()
+    assert job.startswith("pip install ")
+    assert job.endswith("&& astropt-db demo")
+    assert tests.startswith("pip install ")
+    assert tests.endswith("&& pytest")
+    assert all("-c constraints.txt" in command for command in (job, tests))
+
+
+def demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "astropt_db", "demo", "--sources", "60"]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def shown_rows(output: str) -> dict[str, int]:
+    """Rows per product table, from the demo's first table."""
+    pairs = re.findall(r"^(\w+)\s+(\d+)\s+\d+$", output, flags=re.MULTILINE)
+    return {name: int(rows) for name, rows in pairs}
+
+
+def test_the_main_job_runs_on_a_private_server() -> None:
+    done = demo({})
+    assert done.returncode == 0, done.stderr
+    rows = shown_rows(done.stdout)
+    assert rows["mer_catalogue"] == rows["phz_photo_z"] > 40
+    assert "The brightest galaxies" in done.stdout
+
+
+def test_the_main_job_runs_on_a_given_server_and_twice(database_url16: str) -> None:
+    first = demo({"ASTROPT_DB_URL": database_url16})
+    assert first.returncode == 0, first.stderr
+    second = demo({"ASTROPT_DB_URL": database_url16})
+    assert second.returncode == 0, second.stderr
+    assert shown_rows(second.stdout) == shown_rows(first.stdout)
+    assert "same content as before" in second.stderr
