@@ -7,15 +7,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.queues import Queue
 from pathlib import Path
 
-from astropt_db.database.connect import Database
+from psycopg import sql
+
+from astropt_db.database.connect import Database, connect
 from astropt_db.ingest.catalogue import FileReport, Options, ingest_file
+from astropt_db.q1.products import BY_TABLE
+
+_REFRESH = 0.2  # seconds between two looks at the progress of workers
 
 Progress = Callable[[Path, int], None]
 """Called with a file and the number of its rows that were handled since the last call."""
@@ -46,6 +51,21 @@ def ingest_files(
     yield from _in_processes(database, list(paths), options, run_id, jobs, progress)
 
 
+def refresh_statistics(database: Database, reports: Iterable[FileReport]) -> None:
+    """Tell the planner about freshly loaded tables.
+
+    Only the columns that joins use are analysed: all 469 would take seconds, and the server's
+    autovacuum comes to them by itself.
+    """
+    loaded = {report.product for report in reports if report.counts.inserted}
+    with connect(database, autocommit=True) as connection:
+        for product in (BY_TABLE[name] for name in sorted(loaded)):
+            names = [*product.key, "ingest_file_id", *(["healpix29"] * product.has_position)]
+            columns = sql.SQL(", ").join(map(sql.Identifier, names))
+            table = sql.Identifier("q1", product.table)
+            connection.execute(sql.SQL("ANALYZE {} ({})").format(table, columns))
+
+
 def _in_processes(
     database: Database,
     paths: list[Path],
@@ -55,45 +75,65 @@ def _in_processes(
     progress: Progress,
 ) -> Iterator[FileReport]:
     context = multiprocessing.get_context("spawn")
-    rows: Queue[tuple[Path, int] | None] = context.Queue()
-    listener = threading.Thread(target=_listen, args=(rows, progress), daemon=True)
-    listener.start()
+    # Each file's rows so far. Without a lock or a pipe, which a killed worker would leave blocked.
+    rows = context.RawArray("q", len(paths))
+    shown = [0] * len(paths)
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (rows, os.getpid()))
     try:
-        waiting = {pool.submit(_work, database, path, options, run_id): path for path in paths}
-        for done in as_completed(waiting):
-            path = waiting[done]
-            try:
-                yield from done.result()
-            except BrokenProcessPool:
-                yield FileReport(
-                    str(path),
-                    state="failed",
-                    message=f"{path}: the process that read it was killed. Nothing of it was "
-                    "kept; run the command again, perhaps with fewer --jobs",
-                )
-    finally:
+        with _interrupts_held():
+            waiting = {
+                pool.submit(_work, i, database, path, options, run_id): path
+                for i, path in enumerate(paths)
+            }
+        while waiting:
+            done, _ = wait(waiting, _REFRESH, FIRST_COMPLETED)
+            for i, count in enumerate(rows):
+                if count != shown[i]:
+                    progress(paths[i], count - shown[i])
+                    shown[i] = count
+            for future in done:
+                yield from _result(future, waiting.pop(future))
+    except BaseException:
         # After Ctrl-C nothing is waited for: a transaction that is cut off leaves no trace.
         for process in list(getattr(pool, "_processes", {}).values()):
             process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        rows.put(None)
-        listener.join()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _listen(rows: Queue[tuple[Path, int] | None], progress: Progress) -> None:
-    while (item := rows.get()) is not None:
-        progress(*item)
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes here: they inherit a mask that leaves Ctrl-C to their parent.
+
+    A terminal sends it to all of them, and one that is still importing would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_queue: Queue[tuple[Path, int] | None] | None = None
+def _result(future: Future[list[FileReport]], path: Path) -> list[FileReport]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        message = (
+            f"{path}: a process was killed before this file was in, perhaps for want of memory. "
+            "Nothing of it was kept; run the command again, perhaps with fewer --jobs"
+        )
+        return [FileReport(str(path), state="failed", message=message)]
 
 
-def _start_worker(rows: Queue[tuple[Path, int] | None], parent: int) -> None:
-    """Set up a worker: Ctrl-C is the parent's affair, and no parent means no work."""
-    global _queue
-    _queue = rows
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+_rows: MutableSequence[int] = []
+"""In a worker: rows so far of every file, shared with the parent."""
+
+
+def _start_worker(rows: MutableSequence[int], parent: int) -> None:
+    """Set up a worker; without its parent it stops working."""
+    global _rows
+    _rows = rows
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
@@ -103,7 +143,10 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _work(database: Database, path: Path, options: Options, run_id: int) -> list[FileReport]:
-    assert _queue is not None
-    sender = _queue
-    return ingest_file(database, path, options, run_id, lambda rows: sender.put((path, rows)))
+def _work(
+    index: int, database: Database, path: Path, options: Options, run_id: int
+) -> list[FileReport]:
+    def advance(rows: int) -> None:
+        _rows[index] += rows
+
+    return ingest_file(database, path, options, run_id, advance)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -123,11 +124,17 @@ def ingest_file(
     size = path.stat().st_size if path.exists() else 0
     sha256 = None
     try:
-        sha256 = hash_file(path)
-        with ExitStack() as stack:
-            return _load(
-                database, _prepare(path, sha256, size, options, stack), options, run_id, progress
-            )
+        known, sha256 = _loaded_before(database, path, size, options)
+        if known:
+            progress(sum(report.counts.read for report in known))
+            return known
+        with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
+            # Hashing releases the interpreter lock, so it costs no time beside the first pass.
+            digest = thread.submit(hash_file, path)
+            items, skipped = _prepare(path, options, stack)
+            sha256 = digest.result()
+            file = _File(path, sha256, size, items, skipped)
+            return _load(database, file, options, run_id, progress)
     except (AstroptDbError, psycopg.Error) as error:
         reason = _explain(path, error)
         _record_failure(database, run_id, path, sha256, size, options.release, reason)
@@ -152,7 +159,38 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _prepare(path: Path, sha256: str, size: int, options: Options, stack: ExitStack) -> _File:
+def _loaded_before(
+    database: Database, path: Path, size: int, options: Options
+) -> tuple[list[FileReport], str | None]:
+    """Reports of a file whose content is in already, and its hash if that had to be known.
+
+    Only a file of the same size can have the same content, so others are not hashed here.
+    """
+    with connect(database) as connection:
+        rows = connection.execute(
+            named_queries()["ingest_same_size"],
+            {"size_bytes": size, "release": options.release, "product": options.product},
+        ).fetchall()
+    if not rows:
+        return [], None
+    sha256 = hash_file(path)
+    same = [(product, n_read, n_open) for sha, product, n_read, n_open in rows if sha == sha256]
+    if options.repair_ids and any(n_open for _, _, n_open in same):
+        return [], sha256
+    return [_known_report(path, *one) for one in same], sha256
+
+
+def _known_report(path: Path, product: str, n_read: int, n_open: int) -> FileReport:
+    counts = Counts(read=n_read, unchanged=n_read - n_open, rejected=n_open)
+    note = f"; {n_open} of its rows are in quarantine" if n_open else ""
+    message = f"same content as before{note}"
+    return FileReport(str(path), product, "known", counts, message, open_rows=n_open)
+
+
+def _prepare(
+    path: Path, options: Options, stack: ExitStack
+) -> tuple[list[tuple[Table, Target, Identities]], tuple[str, ...]]:
+    """Open a file, recognise its products and read its identifiers; and the columns left out."""
     tables = [stack.enter_context(table) for table in open_tables(path)]
     pairs = targets(tables, options.product)
     items = [
@@ -164,7 +202,7 @@ def _prepare(path: Path, sha256: str, size: int, options: Options, stack: ExitSt
         for table in tables
         for name in unclaimed(table, [target for one, target in pairs if one is table])
     ]
-    return _File(path, sha256, size, items, tuple(skipped))
+    return items, tuple(skipped)
 
 
 def _load(
@@ -236,8 +274,10 @@ def _load_product(
     if tile is not None:
         cursor.execute(queries["ingest_lock"], {"key": f"{product}/{options.release}/{tile}"})
     before = cursor.execute(queries["ingest_done"], key).fetchone()
-    if before is not None and not (before[2] and options.repair_ids):
-        return _known_file(file, product, items, before[2], progress)
+    if before is not None and not (before[2] and (options.repair_ids or options.replace)):
+        # Another process was faster.
+        progress(before[1])
+        return _known_report(file.path, product, before[1], before[2])
     replaced = [before[0]] if before is not None else _earlier_files(cursor, file, key, options)
     cursor.execute(queries["ingest_file_replaced"], {"ids": replaced})
     cursor.execute(queries["quarantine_resolve_files"], {"ids": replaced})
@@ -251,14 +291,21 @@ def _load_product(
     row = cursor.execute(
         queries["ingest_file_insert"],
         key
-        | {"run_id": run_id, "path": str(file.path), "size_bytes": file.size}
+        | {"run_id": run_id, "path": storable(file.path), "size_bytes": file.size}
         | {"unknown_columns": list(report.unknown), "missing_columns": list(report.missing)},
     ).fetchone()
     assert row is not None
     replacing = replaced if options.replace or before is not None else None
     for table, target, identities in items:
         counts, rejections = merge(
-            cursor, table, target, identities, row[0], replaced_files=replacing, progress=progress
+            cursor,
+            table,
+            target,
+            identities,
+            row[0],
+            replaced_files=replacing,
+            overwrite=options.replace,
+            progress=progress,
         )
         quarantine.store(cursor, table, target, row[0], rejections)
         report.counts.add(counts)
@@ -283,27 +330,6 @@ def _earlier_files(
     return [row[0] for row in rows]
 
 
-def _known_file(
-    file: _File,
-    product: str,
-    items: list[tuple[Table, Target, Identities]],
-    open_rows: int,
-    progress: Callable[[int], None],
-) -> FileReport:
-    total = sum(len(identities.object_id) for _, _, identities in items)
-    progress(total)
-    counts = Counts(read=total, unchanged=total - open_rows, rejected=open_rows)
-    note = f"; {open_rows} of its rows are in quarantine" if open_rows else ""
-    return FileReport(
-        str(file.path),
-        product,
-        "known",
-        counts,
-        f"same content as before{note}",
-        open_rows=open_rows,
-    )
-
-
 def _explain(path: Path, error: Exception) -> str:
     """One line for people about what stopped a file."""
     if isinstance(error, psycopg.errors.DiskFull):
@@ -320,6 +346,11 @@ def _explain(path: Path, error: Exception) -> str:
         return f"{path}: the database refused it: {_first_line(error)}. Nothing of it was kept"
     text = str(error)
     return text if text.startswith(str(path)) else f"{path}: {text}"
+
+
+def storable(text: object) -> str:
+    """Text as PostgreSQL takes it: bytes of a file name that are no UTF-8 are escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
 
 
 def _first_line(error: Exception) -> str:
@@ -341,11 +372,11 @@ def _record_failure(
                 named_queries()["ingest_file_failed"],
                 {
                     "run_id": run_id,
-                    "path": str(path),
+                    "path": storable(path),
                     "sha256": sha256,
                     "size_bytes": size,
                     "release": release,
-                    "error": reason,
+                    "error": storable(reason),
                 },
             )
     except (DatabaseError, psycopg.Error):

@@ -30,6 +30,7 @@ _DTYPE: dict[str, np.dtype[Any]] = {
     "double precision": np.dtype("f8"),
 }
 _EXACT = 2.0**53
+_FLOAT32 = float(np.finfo(np.float32).max)
 _EMPTY = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "--", "N/A", "[NaN,NaN]"]
 
 
@@ -120,9 +121,7 @@ def _floating(column: Column, source: str, values: Values) -> Converted:
     else:
         refusals = ()
     if data.dtype.itemsize > _DTYPE[column.type].itemsize:
-        limit = float(np.finfo(np.float32).max)
-        with np.errstate(invalid="ignore"):
-            large = _but(np.abs(data) > limit, null)
+        large = _but(np.abs(data) > _FLOAT32, null)
         if large.any():
             refusals += _refuse(large, "value_out_of_range", source, "a 32-bit float")
             null = _or(null, large)
@@ -174,21 +173,23 @@ def _boolean(column: Column, source: str, values: Values) -> Converted:
 
 
 def _text(column: Column, source: str, values: Values) -> Converted:
-    data = values.data if values.data.dtype.kind == "S" else values.data.astype("S32")
-    if data.dtype.itemsize == 0:
-        data = data.astype("S1")
-    codes = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), -1)
+    data, null = values.data, values.null
+    if data.dtype.kind == "f":
+        null = _or(null, np.isnan(data))
+    if data.dtype.kind != "S":
+        data = data.astype("S32")
+    codes = np.ascontiguousarray(data).view(np.uint8).reshape(len(data), data.dtype.itemsize)
     foreign = (codes > 127).any(axis=1)
     zero_inside = ((codes[:, :-1] == 0) & (codes[:, 1:] != 0)).any(axis=1)
     if not foreign.any() and not zero_inside.any():
-        return Converted(Field(column.sql, "text", data, values.null))
+        return Converted(Field(column.sql, "text", data, null))
     broken = zero_inside
     if foreign.any():
         rows = np.flatnonzero(foreign)
         # Non-ASCII text is rare; only these values are looked at one by one.
         broken[rows] |= np.array([not _is_utf8(bytes(one)) for one in data[rows]])
     refusals = _refuse(broken, "text_not_utf8", source, "UTF-8 text without zero bytes")
-    return Converted(Field(column.sql, "text", data, _or(values.null, broken)), refusals)
+    return Converted(Field(column.sql, "text", data, _or(null, broken)), refusals)
 
 
 def _is_utf8(raw: bytes) -> bool:
@@ -216,6 +217,11 @@ def _vector(column: Column, source: str, values: Values) -> Converted:
         infinite = _but(np.isinf(data).any(axis=1), null)
         refusals += _refuse(infinite, "value_infinite", source, "finite numbers")
         null = _or(null, infinite) if infinite.any() else null
+    if data.dtype.kind == "f" and data.dtype.itemsize > 4:
+        large = _but((np.abs(data) > _FLOAT32).any(axis=1), null)
+        refusals += _refuse(large, "value_out_of_range", source, "32-bit floats")
+        null = _or(null, large)
+        data = np.where(null[:, None], 0, data) if null is not None and null.any() else data
     return Converted(Field(column.sql, column.type, data, null), refusals)
 
 
@@ -232,7 +238,13 @@ def stack(parts: list[Values]) -> Values:
 def _strings(values: Values) -> pa.Array:
     """Arrow strings, trimmed, with everything that means "no value" NULL."""
     array = pa.array(values.data.astype(object), type=pa.binary(), mask=values.null)
-    text = pc.utf8_trim_whitespace(array.cast(pa.string(), safe=False))
+    try:
+        array = array.cast(pa.string())
+    except pa.ArrowInvalid:
+        # Rare: another encoding. No such text is a number, so it need not be read well.
+        readable = [one.decode("utf-8", "replace") for one in values.data.tolist()]
+        array = pa.array(readable, type=pa.string(), mask=values.null)
+    text = pc.utf8_trim_whitespace(array)
     empty = pc.is_in(text, value_set=pa.array(_EMPTY))
     return pc.if_else(empty, pa.scalar(None, pa.string()), text)
 
@@ -242,13 +254,15 @@ def _numpy_mask(condition: pa.Array) -> Bool:
 
 
 _INTEGER = r"^[+-]?[0-9]{1,19}$"
+_WHOLE_FLOAT = r"^([+-]?[0-9]{1,15})\.0*$"
 _REAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(inf|Inf|Infinity)$"
 
 
 def parse_numbers(values: Values, type_name: str) -> tuple[Values, Bool]:
     """Numbers written as text; returns them and the rows that hold no such number.
 
-    Integers are parsed as integers, never through a float.
+    Integers are parsed as integers, never through a float; ``12.0`` is one, as long as a float
+    could hold it exactly.
     """
     text = _strings(values)
     if type_name == "boolean":
@@ -258,6 +272,8 @@ def parse_numbers(values: Values, type_name: str) -> tuple[Values, Bool]:
         null = _numpy_mask(pc.is_null(text))
         return Values(_numpy_mask(truth), null), ~_numpy_mask(known) & ~null
     whole = _DTYPE[type_name].kind == "i"
+    if whole:
+        text = pc.replace_substring_regex(text, _WHOLE_FLOAT, r"\1")
     fits = pc.match_substring_regex(text, _INTEGER if whole else _REAL)
     null = _numpy_mask(pc.is_null(text))
     bad = ~_numpy_mask(fits) & ~null

@@ -26,7 +26,7 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 _UNIT = 1e-7
-_BLOCK = 65536
+_BLOCK = 16384
 _MIN_ROWS = 4
 """Fewer ids may all be multiples of a float's spacing by chance (1 in 64 each, or rarer)."""
 
@@ -40,6 +40,7 @@ class Reason(IntEnum):
     ID_NOT_ON_SKY = 3
     ID_POSITION_MISMATCH = 4
     POSITION_INVALID = 5
+    RANK_MISSING = 6
 
     @property
     def code(self) -> str:
@@ -62,6 +63,7 @@ _EXPLANATIONS = {
     Reason.ID_NOT_ON_SKY: "the object id does not decode to a position on the sky",
     Reason.ID_POSITION_MISMATCH: "the object id does not encode the row's position",
     Reason.POSITION_INVALID: "right ascension must lie in [0, 360) and declination in [-90, 90]",
+    Reason.RANK_MISSING: "the row has no rank, which is part of its key; expected 0 or more",
 }
 
 
@@ -127,7 +129,8 @@ def identify(table: Table, target: Target, *, repair: bool = False) -> Identitie
             rank[here] = part.rank
         repaired += part.repaired
         checked &= part.exact_positions
-    if not checked and _float_damage(ids[reason == Reason.OK]):
+    # Ids that miss their position bear witness, too: a coarse position is missed by some only.
+    if not checked and _float_damage(ids):
         reason[reason == Reason.OK] = Reason.ID_NOT_EXACT
     return Identities(
         object_id=ids,
@@ -181,17 +184,23 @@ def _identify_block(block: Block, target: Target, repair: bool) -> _Part:
         reason[~ids.exact] = Reason.ID_NOT_EXACT
     reason[(reason == Reason.OK) & ~identity.decodes_to_sky(number)] = Reason.ID_NOT_ON_SKY
     reason[ids.missing] = Reason.ID_MISSING
-    return _Part(number, _rank(block, target), reason, repaired, precise)
+    rank = _rank(block, target)
+    if rank is not None:
+        reason[(reason == Reason.OK) & (rank < 0)] = Reason.RANK_MISSING
+    return _Part(number, rank, reason, repaired, precise)
 
 
 def _rank(block: Block, target: Target) -> Int64 | None:
+    """Rank of each row, -1 where there is none; ``None`` if the file has no such column."""
     source = target.sources.get("spe_rank")
     if source is None:
         return None
     values = block.columns[source[0]]
     if values.data.dtype.kind == "S":
         values, _ = parse_numbers(values, "bigint")
-    data = np.nan_to_num(values.data.astype(np.float64), nan=-1)
+    data = np.nan_to_num(values.data.astype(np.float64), nan=-1, posinf=-1, neginf=-1)
+    if values.null is not None:
+        data[values.null] = -1
     return data.astype(np.int64)
 
 

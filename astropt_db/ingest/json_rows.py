@@ -73,7 +73,7 @@ def json_values(values: Values) -> Text:
 
 def _quoted(data: NDArray[Any]) -> Text:
     """Strings with JSON's escapes; only rows that need an escape take the slow way."""
-    raw = np.asarray(data, "S")
+    raw: Text = np.ascontiguousarray(data, "S")
     plain = np.strings.add(np.strings.add(b'"', raw), b'"')
     codes = raw.view(np.uint8).reshape(len(raw), -1) if raw.size else np.empty((0, 1), np.uint8)
     used = np.arange(codes.shape[1]) < np.strings.str_len(raw)[:, None]

@@ -84,7 +84,25 @@ def targets(tables: Sequence[Table], product: str | None = None) -> list[tuple[T
     found = [(table, target) for table in tables for target in _recognise(table, product)]
     if not found:
         raise FileError(tables[0].path, *_nothing_known(tables))
+    for table, target in found:
+        _require_scalars(table, target)
     return found
+
+
+def _require_scalars(table: Table, target: Target) -> None:
+    """Refuse a vector where the product has one value per row."""
+    columns = target.product.by_sql_name
+    wanted = {target.id_column, target.ra_column, target.dec_column}
+    for name, sources in target.sources.items():
+        if columns[name].length is None or len(sources) > 1:
+            wanted.update(sources)
+    for column in table.columns:
+        if column.length is not None and column.name in wanted:
+            raise FileError(
+                table.path,
+                f"column {column.name!r} has {column.length} values per row, expected one.",
+                "Split it into columns of its own, or drop it.",
+            )
 
 
 def _recognise(table: Table, named: str | None) -> list[Target]:
@@ -157,7 +175,7 @@ def _plain_target(table: Table, product: Product, names: dict[str, str]) -> Targ
         )
     ra, dec = _first(names, _RA_NAMES), _first(names, _DEC_NAMES)
     sources: dict[str, tuple[str, ...]] = {"object_id": (id_column,)}
-    for column in product.columns[0:]:
+    for column in product.columns:
         source = _sources(column, names, "")
         if column.sql != "object_id" and source is not None:
             sources[column.sql] = source

@@ -69,6 +69,7 @@ def merge(
     file_id: int,
     *,
     replaced_files: list[int] | None,
+    overwrite: bool = False,
     progress: Callable[[int], None],
 ) -> tuple[Counts, Rejections]:
     """Bring one table's rows into its product table, inside the cursor's transaction.
@@ -76,8 +77,11 @@ def merge(
     Parameters
     ----------
     replaced_files
-        With ``--replace``: earlier files for the same tile (perhaps none), whose rows that this
-        file lacks are removed. ``None`` without: rows that differ from stored ones are rejected.
+        Files that this one takes the place of (perhaps none): their rows are updated, or removed
+        where this file lacks them. ``None`` if rows are only added.
+    overwrite
+        With ``--replace``: rows of any other file are updated, too; else rows that differ from
+        stored ones are rejected.
     progress
         Called with the number of rows after each block.
     """
@@ -98,7 +102,7 @@ def merge(
         progress(piece.n_read)
     if staged:
         rejections.append(
-            _merge_stage(cursor, name, target.product, file_id, replaced_files, counts)
+            _merge_stage(cursor, name, target.product, file_id, replaced_files, overwrite, counts)
         )
     if replaced_files:
         counts.removed = cursor.execute(
@@ -219,7 +223,8 @@ _INSERT_NEW = sql.SQL(
 _UPDATE = sql.SQL(
     "UPDATE {table} AS t SET ({columns}) = ROW({stage_columns}) "
     "FROM pg_temp.ingest_stage AS s "
-    "WHERE {same_key} AND NOT s.stage_duplicate AND {different}"
+    "WHERE {same_key} AND NOT s.stage_duplicate AND {different} "
+    "AND (%s OR t.ingest_file_id = ANY(%s))"
 )
 _TAKE_OVER = sql.SQL(
     "UPDATE {table} AS t SET ingest_file_id = s.ingest_file_id FROM pg_temp.ingest_stage AS s "
@@ -264,6 +269,7 @@ def _merge_stage(
     product: Product,
     file_id: int,
     replaced_files: list[int] | None,
+    overwrite: bool,
     counts: Counts,
 ) -> Rejections:
     """Compare the staged rows with the stored ones; insert, update, or reject what differs."""
@@ -275,7 +281,7 @@ def _merge_stage(
     new = cursor.execute(_INSERT_NEW.format(**parts)).rowcount
     updated = 0
     if replaced_files is not None:
-        updated = cursor.execute(_UPDATE.format(**parts)).rowcount
+        updated = cursor.execute(_UPDATE.format(**parts), [overwrite, replaced_files]).rowcount
         cursor.execute(_TAKE_OVER.format(**parts), [replaced_files])
     conflicts = cursor.execute(_CONFLICTS.format(**parts)).fetchall()
     counts.inserted += new

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.ingest.convert import parse_numbers
+from astropt_db.ingest.identify import describe_ids
 from astropt_db.ingest.json_rows import json_rows
 from astropt_db.ingest.match import Target
 from astropt_db.ingest.rows import Rejections, column_names
@@ -34,6 +35,8 @@ def store(
         inside = rejections.rows[here] - block.first_row
         columns = {name: _take(block.columns[name], inside) for name in names}
         ids, unreadable = _object_ids(columns[target.id_column])
+        # As text, because jsonb would spell a float's digits out like those of a whole number.
+        columns[target.id_column] = _as_text(columns[target.id_column])
         reason = rejections.reason[here].astype("S")
         fields = [
             Field("ingest_file_id", "bigint", np.full(len(inside), file_id)),
@@ -62,6 +65,10 @@ def _blocks_with(
 
 def _take(values: Values, rows: NDArray[np.int64]) -> Values:
     return Values(values.data[rows], None if values.null is None else values.null[rows])
+
+
+def _as_text(ids: Values) -> Values:
+    return Values(describe_ids(ids), ids.null)
 
 
 def _object_ids(values: Values) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

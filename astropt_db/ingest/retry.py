@@ -119,9 +119,10 @@ def _retry_rows(
 
 def _read(cursor: psycopg.Cursor, path: str, ids: list[int]) -> QuarantineTable:
     keys = [row[0] for row in cursor.execute(named_queries()["quarantine_keys"], {"ids": ids})]
-    members = sql.SQL(", ").join(sql.SQL("row ->> {}").format(sql.Literal(key)) for key in keys)
+    # As parameters: a literal with a % in it would be taken for one.
+    members = sql.SQL(", ").join([sql.SQL("row ->> %s::text")] * len(keys))
     query = sql.SQL("SELECT {} FROM astropt.quarantine WHERE id = ANY(%s) ORDER BY id")
-    rows = cursor.execute(query.format(members), [ids]).fetchall()
+    rows = cursor.execute(query.format(members), [*keys, ids]).fetchall()
     columns = np.array(rows, dtype=object).T
     return QuarantineTable(
         path=Path(path),

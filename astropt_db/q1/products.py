@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 
 
+@cache
 def sql_name(name: str) -> str:
     """Column name in SQL: lower case, every other character than ``[0-9a-z]`` becomes ``_``.
 
@@ -97,7 +98,7 @@ class Product:
     @property
     def by_sql_name(self) -> dict[str, Column]:
         """The columns by their name in the database."""
-        return {column.sql: column for column in self.columns}
+        return _by_sql_name(self.table)
 
 
 _ONE = ("object_id",)
@@ -187,6 +188,11 @@ PRODUCTS: tuple[Product, ...] = (
 )
 
 BY_TABLE: dict[str, Product] = {product.table: product for product in PRODUCTS}
+
+
+@cache
+def _by_sql_name(table: str) -> dict[str, Column]:
+    return {column.sql: column for column in load_columns(table)}
 
 
 @cache

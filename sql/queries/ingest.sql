@@ -1,8 +1,18 @@
 -- name: ingest_lock
 SELECT pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
 
+-- name: ingest_same_size
+SELECT sha256, product, rows_read, (
+    SELECT count(*) FROM astropt.quarantine AS q
+    WHERE q.ingest_file_id = f.id AND q.state = 'open'
+) AS open_rows
+FROM astropt.ingest_file AS f
+WHERE size_bytes = %(size_bytes)s AND release = %(release)s AND state = 'done'
+    AND (%(product)s::text IS NULL OR product = %(product)s)
+ORDER BY id
+
 -- name: ingest_done
-SELECT id, rows_rejected, (
+SELECT id, rows_read, (
     SELECT count(*) FROM astropt.quarantine AS q
     WHERE q.ingest_file_id = f.id AND q.state = 'open'
 ) AS open_rows

@@ -69,17 +69,17 @@ def catalogue_files(path: Path) -> list[Path]:
     FileError
         If the path does not exist, may not be read, or a folder holds no catalogue.
     """
-    if not path.exists():
-        raise FileError(path, "does not exist.", "Check the path.")
-    if path.is_file():
-        return [path]
     try:
+        if not path.exists():
+            raise FileError(path, "does not exist.", "Check the path.")
+        if path.is_file():
+            return [path]
         found = sorted(p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES))
         # rglob skips folders that may not be read; nothing may be lost silently.
         _check_readable(path)
     except PermissionError as error:
         raise FileError(
-            error.filename or path, "may not be read.", "Check the folder's permissions."
+            error.filename or path, "may not be read.", "Check its folder's permissions."
         ) from error
     if any(p.name.endswith((".parquet", ".parq")) for p in found):
         from astropt_db.q1.readers.parquet import parquet_files

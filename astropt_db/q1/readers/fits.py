@@ -16,6 +16,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +35,8 @@ _NUMERIC = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8
 _UNSIGNED = {"I": (2**15, "u2"), "J": (2**31, "u4"), "K": (2**63, "u8")}
 _CHUNK = 1 << 22
 _MIN_FREE = 1 << 30
+# What astropy and the conversion of header values raise where a header makes no sense.
+_BAD_HEADER = (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, fits.VerifyError)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,6 @@ class FitsTable(Table):
     data_offset: int = 0
     row_bytes: int = 0
     layouts: Sequence[_Layout] = field(default_factory=tuple)
-    handle: IO[bytes] | None = None
 
     def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """Yield the rows in order; see :meth:`Table.blocks`."""
@@ -96,31 +98,30 @@ class FitsTable(Table):
             text = np.strings.rstrip(text)
             # FITS has no NULL for text; a blank field is the custom for "no value".
             return Values(text, text == b"")
-        if layout.code == "L":
-            letters = np.ndarray((count,), "S1", raw, layout.offset, (self.row_bytes,))
-            return Values(letters == b"T", ~np.isin(letters, [b"T", b"F"]))
-        dtype = np.dtype(_NUMERIC[layout.code])
+        dtype = np.dtype("S1" if layout.code == "L" else _NUMERIC[layout.code])
         shape: tuple[int, ...] = (count,)
         strides: tuple[int, ...] = (self.row_bytes,)
         if layout.column.length is not None:
             shape, strides = (count, layout.repeat), (self.row_bytes, dtype.itemsize)
         data: NDArray[Any] = np.ndarray(shape, dtype, raw, layout.offset, strides)
-        null = None
-        if layout.column.null is not None:
+        null: NDArray[np.bool_] | None = None
+        if layout.code == "L":
+            data, null = data == b"T", ~np.isin(data, [b"T", b"F"])
+        elif layout.column.null is not None:
             null = data == layout.column.null
-            if null.ndim == 2:
-                null = null.all(axis=1)
         if layout.scaled:
             data = _scale(layout, data)
-        return Values(data, null)
+        if null is None or null.ndim == 1:
+            return Values(data, null)
+        if layout.column.dtype.kind == "f":
+            data = np.where(null, np.nan, data)
+        return Values(data, np.asarray(null.all(axis=1), np.bool_))
 
     def close(self) -> None:
         """Close the file; the other tables of it keep their own descriptors."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        if self.handle is not None:
-            self.handle.close()
 
 
 def _scale(layout: _Layout, data: NDArray[Any]) -> NDArray[Any]:
@@ -151,7 +152,13 @@ def open_fits(path: Path) -> list[Table]:
                 "holds no binary table.",
                 "Catalogues are tables; this command does not read images.",
             )
-        return [_open_table(path, handle, header, offset) for header, offset in headers]
+        with ExitStack() as opened:
+            tables: list[Table] = [
+                opened.enter_context(_open_table(path, handle, header, offset))
+                for header, offset in headers
+            ]
+            opened.pop_all()  # only an error closes them here
+        return tables
     finally:
         handle.close()
 
@@ -200,7 +207,9 @@ def _table_headers(path: Path, handle: IO[bytes], size: int) -> list[tuple[fits.
                 warnings.simplefilter("ignore")
                 header = fits.Header.fromfile(handle, endcard=True)
                 data = _data_bytes(header)
-        except (OSError, EOFError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
+                is_table = str(header.get("XTENSION")).strip() == "BINTABLE"
+                is_image = bool(header.get("ZIMAGE", False))
+        except _BAD_HEADER as error:
             if found and not _begins_header(handle, position):
                 break  # padding after the last extension is allowed
             raise FileError(
@@ -215,7 +224,7 @@ def _table_headers(path: Path, handle: IO[bytes], size: int) -> list[tuple[fits.
                 f"is truncated: its headers promise {offset + data:,} bytes, it has {size:,}.",
                 "Download it again.",
             )
-        if header.get("XTENSION", "").strip() == "BINTABLE" and not header.get("ZIMAGE", False):
+        if is_table and not is_image:
             found.append((header, offset))
         position = offset + math.ceil(data / 2880) * 2880
     return found
@@ -234,13 +243,28 @@ def _one_line(error: Exception) -> str:
 def _data_bytes(header: fits.Header) -> int:
     """Size of the data unit that follows a header, without padding."""
     axes = [int(header[f"NAXIS{i + 1}"]) for i in range(int(header["NAXIS"]))]
-    if not axes or min(axes) < 0:
+    if not axes:
         return 0
+    if min(axes) < 0:
+        raise ValueError(f"NAXIS{axes.index(min(axes)) + 1} is {min(axes)}")
     elements = math.prod(axes) + int(header.get("PCOUNT", 0))
     return abs(int(header["BITPIX"])) // 8 * elements * int(header.get("GCOUNT", 1))
 
 
 def _open_table(path: Path, handle: IO[bytes], header: fits.Header, offset: int) -> FitsTable:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read_header(path, handle, header, offset)
+    except _BAD_HEADER as error:
+        raise FileError(
+            path,
+            f"has a table header that makes no sense ({_one_line(error)}).",
+            "The file is damaged; fetch it again.",
+        ) from error
+
+
+def _read_header(path: Path, handle: IO[bytes], header: fits.Header, offset: int) -> FitsTable:
     layouts = list(_layouts(path, header))
     row_bytes = int(header["NAXIS1"])
     width = layouts[-1].offset + layouts[-1].repeat * _WIDTH[layouts[-1].code] if layouts else 0
@@ -297,6 +321,8 @@ def _layouts(path: Path, header: fits.Header) -> Iterator[_Layout]:
 def _layout(header: fits.Header, i: int, name: str, offset: int, code: str, repeat: int) -> _Layout:
     null = header.get(f"TNULL{i}")
     scale, zero = float(header.get(f"TSCAL{i}", 1)), float(header.get(f"TZERO{i}", 0))
+    if not (math.isfinite(scale) and math.isfinite(zero)):
+        raise ValueError(f"TSCAL{i} is {scale}, TZERO{i} is {zero}")
     unsigned = _UNSIGNED.get(code)
     dtype: np.dtype[Any]
     if code == "A":
@@ -307,12 +333,14 @@ def _layout(header: fits.Header, i: int, name: str, offset: int, code: str, repe
         dtype = np.dtype(unsigned[1])
     elif scale != 1.0 or zero != 0.0:
         dtype = np.dtype("f8")
+    elif null is not None and repeat > 1 and code in "BIJ":
+        dtype = np.dtype("f8")  # a single element without value becomes NaN
     else:
         dtype = np.dtype(_NUMERIC[code]).newbyteorder("=")
     column = FileColumn(
         name=name,
         dtype=dtype,
-        length=repeat if repeat > 1 and code not in "AL" else None,
+        length=repeat if repeat > 1 and code != "A" else None,
         unit=str(header.get(f"TUNIT{i}", "")).strip(),
         null=int(null) if null is not None and code in "BIJK" else None,
     )
