@@ -214,7 +214,8 @@ def main() -> None:
             migrate.upgrade(database.url)
             versions = f"PostgreSQL {server.status().version}, psycopg {psycopg.__version__}"
             print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
-            compare(database, folder, options.rows, options.rounds)
+            if options.rounds:
+                compare(database, folder, options.rows, options.rounds)
             if options.curve:
                 curve(database, folder)
             if options.stream:

@@ -29,8 +29,20 @@ _TABLES = (
 
 
 @click.command()
-@click.option("--sources", type=click.IntRange(40, 20000), default=600, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--sources",
+    type=click.IntRange(40, 20000),
+    default=600,
+    show_default=True,
+    help="Sources drawn on the sky.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Same seed, same sky.",
+)
 @click.option("--keep", is_flag=True, help="Leave the database for playing.")
 @click.option(
     "--db",

@@ -14,8 +14,8 @@ from astropt_db.cli.progress import FileProgress
 from astropt_db.database.connect import Database
 from astropt_db.database.provenance import recorded_run
 from astropt_db.errors import FileError
-from astropt_db.ingest.batch import ingest_files
-from astropt_db.ingest.catalogue import FileReport, Options
+from astropt_db.ingest.batch import ingest_files, refresh_statistics
+from astropt_db.ingest.catalogue import FileReport, Options, storable
 from astropt_db.ingest.merge import Counts
 from astropt_db.q1.readers import catalogue_files
 
@@ -79,7 +79,7 @@ def ingest_paths(
             reports.append(FileReport(path, state="failed", message=str(error)))
     files = list(dict.fromkeys(files))
     started = time.monotonic()
-    arguments = vars(options) | {"paths": list(paths), "jobs": jobs}
+    arguments = vars(options) | {"paths": [storable(path) for path in paths], "jobs": jobs}
     with recorded_run(database, "ingest catalogue", arguments) as run:
         with FileProgress(files) as progress:
             for report in ingest_files(
@@ -87,6 +87,7 @@ def ingest_paths(
             ):
                 reports.append(report)
                 progress.done(report, _line(report))
+        refresh_statistics(database, reports)
         total = _total(reports)
         run.counts = vars(total)
         run.failed = not all(report.complete for report in reports)

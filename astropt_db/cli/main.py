@@ -20,16 +20,31 @@ from astropt_db.errors import AstroptDbError
 # that `astropt-db --help` does not wait for astropy and torch.
 VERBS = {
     "db": ("astropt_db.cli.db:db", "Control the embedded PostgreSQL server."),
-    "demo": ("astropt_db.cli.demo:demo", "Make a small sky, load it and show the tables."),
-    "doctor": ("astropt_db.cli.setup:doctor", "Check server, schema and data."),
+    "demo": (
+        "astropt_db.cli.demo:demo",
+        "Make a small sky with known truth, load it and show the tables.",
+    ),
+    "doctor": (
+        "astropt_db.cli.setup:doctor",
+        "Check server, schema and data; each finding comes with its remedy.",
+    ),
     "ingest": ("astropt_db.cli.archive:ingest", "Load Euclid Q1 products into the database."),
-    "init": ("astropt_db.cli.setup:init", "Make the database ready; safe to repeat."),
+    "init": (
+        "astropt_db.cli.setup:init",
+        "Make the database ready: tables, views, functions, roles.",
+    ),
     "quarantine": (
         "astropt_db.cli.quarantine:quarantine",
-        "Rows that could not be loaded: list, show, retry.",
+        "Rows that could not be loaded: list them, look at one, try again.",
     ),
-    "query": ("astropt_db.cli.query:query", "Run one read-only SQL statement."),
-    "simulate": ("astropt_db.cli.simulate:simulate", "Write a small Q1-like release."),
+    "query": (
+        "astropt_db.cli.query:query",
+        'Run one read-only SQL statement and print its rows; "-" reads it from stdin.',
+    ),
+    "simulate": (
+        "astropt_db.cli.simulate:simulate",
+        "Write a small Q1-like release with known truth to DIRECTORY.",
+    ),
 }
 
 

@@ -6,12 +6,15 @@ import csv
 import json
 import math
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import islice
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +23,7 @@ INT8_OID = 20
 _INT8_ARRAY_OID = 1016
 _TABLE_ROWS = 500
 _NARROW = 9
+_MIN_ROOM = 20
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ def write_rows(
 ) -> int:
     """Print rows; returns how many.
 
-    A table shows the first 500 rows and says so; CSV and JSON print all, row by row as they
-    come.
+    A table shows the first 500 rows and says so, with short lists and numbers; CSV and JSON
+    print all, row by row as they come. CSV holds arrays and objects as JSON text.
     """
     if output_format == "csv":
         return _write_csv(columns, rows)
@@ -50,21 +54,39 @@ def _write_csv(columns: Sequence[ResultColumn], rows: Iterable[Sequence[object]]
     writer.writerow([column.name for column in columns])
     count = 0
     for row in rows:
-        writer.writerow(["" if value is None else value for value in row])
+        writer.writerow(map(_csv_value, row))
         count += 1
     return count
 
 
+def _csv_value(value: object) -> object:
+    if isinstance(value, bool | list | dict):
+        return _json_text(value)
+    return "" if value is None else _text(value)
+
+
 def _write_json(columns: Sequence[ResultColumn], rows: Iterable[Sequence[object]]) -> int:
     count = 0
+    keys = _distinct([column.name for column in columns])
     for row in rows:
-        record = {c.name: _json_value(v, c.type_oid) for c, v in zip(columns, row, strict=True)}
+        values = (_json_value(v, c.type_oid) for c, v in zip(columns, row, strict=True))
+        record = dict(zip(keys, values, strict=True))
         click.echo(
             ("[\n" if count == 0 else ",\n") + json.dumps(record, ensure_ascii=False), nl=False
         )
         count += 1
     click.echo("[]" if count == 0 else "\n]")
     return count
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number on those that stood before: an object has each key once."""
+    times: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        times[name] += 1
+        distinct.append(name if times[name] == 1 else f"{name}_{times[name]}")
+    return distinct
 
 
 def _json_value(value: object, oid: int) -> object:
@@ -82,7 +104,15 @@ def _json_value(value: object, oid: int) -> object:
         return {key: _json_value(one, 0) for key, one in value.items()}
     if isinstance(value, datetime | date):
         return value.isoformat()
-    return str(value)
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+
+
+def _json_text(value: object) -> str:
+    return json.dumps(_json_value(value, 0), ensure_ascii=False)
 
 
 def _write_table(columns: Sequence[ResultColumn], rows: Iterable[Sequence[object]]) -> int:
@@ -90,11 +120,14 @@ def _write_table(columns: Sequence[ResultColumn], rows: Iterable[Sequence[object
     shown = [[_cell(value) for value in row] for row in islice(stream, _TABLE_ROWS)]
     more = next(stream, None) is not None
     console = Console(highlight=False, soft_wrap=False)
-    widths = [max([len(c.name), *(len(row[i]) for row in shown)]) for i, c in enumerate(columns)]
-    if sum(widths) + 2 * len(widths) > console.width and len(columns) > 1:
-        _write_records(columns, shown, console)
-    else:
+    cells = [[c.name, *(row[i] for row in shown)] for i, c in enumerate(columns)]
+    if sum(max(map(cell_len, column)) + 2 for column in cells) <= console.width:
         console.print(_grid(columns, shown))
+    elif len(columns) == 1:
+        # Lines as they are: a terminal wraps them, a pager scrolls.
+        click.echo("\n".join(cells[0]))
+    else:
+        _write_records(columns, shown, console)
     if more:
         click.echo(
             f"… more rows; the first {_TABLE_ROWS} are shown, --format csv gives all", err=True
@@ -117,14 +150,16 @@ def _grid(columns: Sequence[ResultColumn], rows: Sequence[Sequence[str]]) -> Tab
 def _write_records(
     columns: Sequence[ResultColumn], rows: Sequence[Sequence[str]], console: Console
 ) -> None:
-    """One value per line, where a row does not fit the width of the terminal."""
+    """One value per line, wrapped, where a row does not fit the width of the terminal."""
     width = max(len(column.name) for column in columns)
-    room = max(20, console.width - width - 3)
+    indent = "\n" + " " * (width + 3)
+    room = max(_MIN_ROOM, console.width - width - 3)
     for number, row in enumerate(rows, 1):
         console.print(Text(f"row {number}", style="bold"))
         for column, value in zip(columns, row, strict=True):
-            text = value if len(value) <= room else value[: room - 1] + "…"
-            console.print(Text(f"  {column.name:<{width}} {text}"), no_wrap=True, crop=True)
+            if len(value) > room:
+                value = indent.join(textwrap.wrap(value, room, break_on_hyphens=False))
+            click.echo(f"  {column.name:<{width}} {value}".rstrip())
 
 
 def _is_number(text: str) -> bool:
@@ -143,6 +178,8 @@ def _cell(value: object) -> str:
     if isinstance(value, list):
         inside = ", ".join(_cell(one) for one in value[:4])
         return f"[{inside}, … {len(value)}]" if len(value) > 4 else f"[{inside}]"
+    if isinstance(value, bool | dict):
+        return _json_text(value)
     if isinstance(value, datetime):
         return value.isoformat(" ", "seconds")
-    return str(value).replace("\n", " ")
+    return _text(value).replace("\n", " ")

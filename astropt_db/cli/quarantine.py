@@ -24,7 +24,9 @@ def quarantine() -> None:
 @quarantine.command("list")
 @_reason_option
 @click.option("--by-reason", is_flag=True, help="Count rows by reason and file.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Rows to list."
+)
 @format_option
 @database_option
 def list_rows(

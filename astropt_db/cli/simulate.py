@@ -38,7 +38,7 @@ import click
     type=int,
     default=None,
     help="Pixels on a side of a mosaic (19200 is a real tile). "
-    "[default: about 36 sources per square arcminute]",
+    "[default: about 46 sources per square arcminute]",
 )
 @click.option(
     "--jobs",

@@ -88,6 +88,8 @@ def _require_server(url: str) -> None:
                 f"PostgreSQL {connection.info.server_version // 10000} is too old: "
                 f"astropt-db needs {MINIMUM_SERVER // 10000} or newer"
             )
+        # IF NOT EXISTS alone fails when another process creates it at the same moment.
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         try:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except psycopg.Error as error:

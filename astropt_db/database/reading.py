@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from astropt_db.database.connect import Database, connect
 from astropt_db.errors import DatabaseError
 
 READER = "astropt_reader"
+Rows = Generator[tuple[Any, ...], None, None]
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,16 @@ def reading(database: Database, timeout_s: float = 0) -> Iterator[psycopg.Cursor
             ).fetchone()
             if row is not None and row[0]:
                 cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(READER)))
+            # Rounded up: 0 would mean no limit.
             cursor.execute(
-                sql.SQL("SET LOCAL statement_timeout = {}").format(int(timeout_s * 1000))
+                sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(timeout_s * 1000))
             )
             try:
                 yield cursor
             finally:
-                if not connection.closed:
+                if connection.info.transaction_status == TransactionStatus.ACTIVE:
+                    connection.close()  # in the middle of a COPY nothing else ends it
+                elif not connection.closed:
                     connection.rollback()
 
 
@@ -73,12 +80,16 @@ def run_query(database: Database, query: str, timeout_s: float = 0) -> Iterator[
         With PostgreSQL's message and hint if the query is wrong, writes, or takes too long.
     """
     try:
-        with reading(database, timeout_s) as cursor:
-            # The query is the user's own text; read-only and least role are its limits.
-            rows = cursor.stream(query.encode())
+        # The query is the user's own text; read-only and least role are its limits. The stream
+        # holds the connection's lock until it is closed, also where nobody read it to its end.
+        with (
+            reading(database, timeout_s) as cursor,
+            closing(cast("Rows", cursor.stream(query.encode()))) as rows,
+        ):
             first = next(rows, None)
-            description = cursor.description or []
-            columns = [(column.name, column.type_code) for column in description]
+            columns = [(column.name, column.type_code) for column in cursor.description or ()]
+            if first is None:
+                columns = _described(cursor.connection, query)
             yield Result(columns, _chain(first, rows))
     except psycopg.errors.QueryCanceled as error:
         raise DatabaseError(
@@ -86,6 +97,13 @@ def run_query(database: Database, query: str, timeout_s: float = 0) -> Iterator[
         ) from error
     except psycopg.Error as error:
         raise DatabaseError(_message(error)) from error
+
+
+def _described(connection: psycopg.Connection, query: str) -> list[tuple[str, int]]:
+    """Columns of a query that gave no row, with which a stream would have brought them."""
+    connection.pgconn.prepare(b"", query.encode())
+    found = connection.pgconn.describe_prepared(b"")
+    return [((found.fname(i) or b"").decode(), found.ftype(i)) for i in range(found.nfields)]
 
 
 def _chain(
@@ -98,8 +116,13 @@ def _chain(
 
 def _message(error: psycopg.Error) -> str:
     diag = error.diag
+    no_rows = psycopg.ProgrammingError | psycopg.InternalError
+    if diag.message_primary is None and isinstance(error, no_rows):
+        return "the statement gives no rows; expected one SELECT, TABLE, VALUES, SHOW or EXPLAIN"
     if diag.message_primary is None:
         return str(error).strip().splitlines()[0] if str(error).strip() else "the query failed"
+    if diag.message_primary.startswith("cannot insert multiple commands"):
+        return "expected one statement, found several; run them one by one"
     text = diag.message_primary
     if diag.statement_position:
         text += f" (at character {diag.statement_position})"

@@ -61,6 +61,11 @@ class Options:
     replace: bool = False
     repair_ids: bool = False
 
+    @property
+    def tries_again(self) -> bool:
+        """Whether rows that were rejected before may be taken this time."""
+        return self.replace or self.repair_ids
+
 
 @dataclass
 class FileReport:
@@ -175,7 +180,7 @@ def _loaded_before(
         return [], None
     sha256 = hash_file(path)
     same = [(product, n_read, n_open) for sha, product, n_read, n_open in rows if sha == sha256]
-    if options.repair_ids and any(n_open for _, _, n_open in same):
+    if options.tries_again and any(n_open for _, _, n_open in same):
         return [], sha256
     return [_known_report(path, *one) for one in same], sha256
 
@@ -274,7 +279,7 @@ def _load_product(
     if tile is not None:
         cursor.execute(queries["ingest_lock"], {"key": f"{product}/{options.release}/{tile}"})
     before = cursor.execute(queries["ingest_done"], key).fetchone()
-    if before is not None and not (before[2] and (options.repair_ids or options.replace)):
+    if before is not None and not (before[2] and options.tries_again):
         # Another process was faster.
         progress(before[1])
         return _known_report(file.path, product, before[1], before[2])

@@ -43,8 +43,12 @@ def decode(object_id: Int64) -> tuple[Float64, Float64]:
 
 
 def decodes_to_sky(object_id: Int64) -> Bool:
-    """Whether an id decodes to a place on the sky (RA < 360, \\|Dec\\| <= 90, not zero)."""
+    """Whether an id decodes to a place on the sky: RA < 360, \\|Dec\\| <= 90.
+
+    Numbers below 1e9 do not: they would lie within 1e-7 degree of RA 0, and are the running
+    numbers of some table.
+    """
     ra, dec = decode(object_id)
     # The smallest int64 has no positive counterpart: its RA comes out negative.
     on_sky = (ra >= 0.0) & (ra < 360.0) & (np.abs(dec) <= 90.0)
-    return np.asarray((object_id != 0) & on_sky, np.bool_)
+    return np.asarray((np.abs(object_id) >= _RA_FACTOR) & on_sky, np.bool_)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import CHECKOUT
 
 from astropt_db.cli.main import cli
-from tests.conftest import CHECKOUT
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").rglob("*.md")]
 

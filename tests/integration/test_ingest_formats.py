@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from q1_files import positions
 
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.provenance import recorded_run
 from astropt_db.ingest.catalogue import FileReport, Options, ingest_file
 from astropt_db.q1 import identity
 from astropt_db.q1.readers import catalogue_files
-from tests.q1_files import positions
 
 ROWS = 500
 
