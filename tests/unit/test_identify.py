@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from memory_table import MemoryTable, memory_table
 
@@ -54,11 +54,10 @@ def test_exact_ids_of_any_spelling(ids: object) -> None:
     assert found.repaired == 0
 
 
-@given(st.floats(0, 359.9999999), st.floats(-90, 90))
+@given(st.floats(2e-7, 359.9999999), st.floats(-90, 90))
 def test_every_id_agrees_with_its_own_position(ra: float, dec: float) -> None:
     where = np.array([ra]), np.array([dec])
     object_id = identity.encode(*where)
-    assume(object_id[0] != 0)
     assert reasons(judged(mer(object_id, *where))) == ["ok"]
 
 
