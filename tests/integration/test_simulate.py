@@ -27,7 +27,7 @@ from astropt_db.simulate import SimulationSummary, simulate
 
 pytest.importorskip("galsim", reason="the simulation needs the extra [sim]")
 
-SOURCES = 300
+SOURCES = 240
 FORMATS = {
     "bigint": "K",
     "integer": "J",
