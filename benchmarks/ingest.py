@@ -27,6 +27,8 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
+from astropy.io import fits
+from astropy.table import Table
 from psycopg import sql
 from q1_sample import write_mer_catalogue
 
@@ -86,9 +88,8 @@ def bare_copy(database: Database, names: tuple[str, ...], bodies: list[memoryvie
 
 def pandas_to_sql(database: Database, path: Path, rows: int) -> float:
     """Seconds for ``to_sql`` of some rows, reading the file not counted."""
-    from astropy.table import Table
-
-    frame = Table.read(path, hdu=1)[:rows].to_pandas()
+    with fits.open(path) as hdus:
+        frame = Table(hdus[1].data[:rows]).to_pandas()
     engine = sa.create_engine(
         "postgresql+psycopg://", creator=lambda: open_connection(database.url)
     )
@@ -101,23 +102,24 @@ def compare(database: Database, folder: Path, rows: int, rounds: int) -> None:
     """Print rates and ratios."""
     path = write_mer_catalogue(folder, rows)
     names, bodies = encoded_rows(path)
-    times: dict[str, list[float]] = {"ours": [], "bare": []}
-    for _ in range(rounds):
-        times["bare"].append(bare_copy(database, names, bodies))
-        times["ours"].append(ours(database, path))
     few = min(rows, 2000)
-    pandas_rate = few / pandas_to_sql(database, path, few)
-    ratios = [b / o for b, o in zip(times["bare"], times["ours"], strict=True)]
-    bare_rate, our_rate = (rows / statistics.median(times[key]) for key in ("bare", "ours"))
-    print(f"\nMER final, {rows:,} rows x 469 columns, {rounds} rounds, medians\n")
-    print("| way | rows/s | ours / it |")
+    rates: dict[str, list[float]] = {"ours": [], "bare": [], "pandas": []}
+    for _ in range(rounds):
+        rates["bare"].append(rows / bare_copy(database, names, bodies))
+        rates["ours"].append(rows / ours(database, path))
+        rates["pandas"].append(few / pandas_to_sql(database, path, few))
+    print(f"\nMER final, {rows:,} rows x 469 columns, {rounds} rounds in turn, medians\n")
+    print("| way | rows/s | ours / it, median (range over rounds) |")
     print("|---|---:|---:|")
-    print(f"| astropt-db, FITS to committed, validated, indexed | {our_rate:,.0f} | |")
-    print(
-        f"| bare binary COPY, encoded before, no index | {bare_rate:,.0f} | "
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
-    )
-    print(f"| pandas.to_sql ({few:,} rows) | {pandas_rate:,.0f} | {our_rate / pandas_rate:.0f} |")
+    titles = {
+        "ours": "astropt-db, FITS to committed, validated, indexed",
+        "bare": "bare binary COPY, encoded before, no index",
+        "pandas": f"pandas.to_sql ({few:,} rows), read before, no index",
+    }
+    for key, title in titles.items():
+        ratios = [o / r for o, r in zip(rates["ours"], rates[key], strict=True)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(f"| {title} | {statistics.median(rates[key]):,.0f} | {spread} |")
 
 
 def curve(database: Database, folder: Path) -> None:
@@ -187,7 +189,16 @@ def one(url: str, path: Path) -> None:
         seconds = time.perf_counter() - start
     if report.state != "done":
         raise SystemExit(report.message)
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(seconds, peak_memory_mb())
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process; ru_maxrss would count the parent's, before exec."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+    return float(line.split()[1]) / 1024
 
 
 def main() -> None:

@@ -117,8 +117,15 @@ def write_product(
     return write_fits(folder / file_name(product, tile), {BY_TABLE[product].extname: rows})
 
 
-def write_fits(path: Path, tables: Mapping[str, Rows], header: Mapping[str, Any] = {}) -> Path:
-    """Write tables by extension name into one file; ``header`` goes into each extension.
+def write_fits(path: Path, tables: Mapping[str, Rows]) -> Path:
+    """Write tables by extension name into one FITS file, and its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(fits_bytes(tables))
+    return path
+
+
+def fits_bytes(tables: Mapping[str, Rows]) -> bytes:
+    """Content of a FITS file with tables by extension name.
 
     By hand: astropy takes two seconds for the header of the 469 columns of MER, and neither
     writes the same name twice nor a wrong size.
@@ -131,12 +138,9 @@ def write_fits(path: Path, tables: Mapping[str, Rows], header: Mapping[str, Any]
             values = np.where(rows[name], b"T", b"F") if is_logical else rows[name]
             records[f"{i}"] = values
         cards = _table_cards(rows, records.dtype.itemsize, label)
-        content += _unit([*cards, *(_card(*item) for item in header.items())])
         data = records.tobytes()
-        content += data + bytes(-len(data) % _FITS_BLOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+        content += _unit(cards) + data + bytes(-len(data) % _FITS_BLOCK)
+    return content
 
 
 def _fits_field(rows: Rows, name: str) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from astropt_db import __version__
@@ -64,7 +65,7 @@ def recorded_run(
         raise
     finally:
         # The server may be gone; the original error then matters more than this row.
-        with suppress(DatabaseError), connect(database) as connection:
+        with suppress(DatabaseError, psycopg.Error), connect(database) as connection:
             connection.execute(
                 queries["run_end"],
                 {

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
 from astropt_db.database.connect import Database, connect
+from astropt_db.errors import DatabaseError
 from astropt_db.ingest.catalogue import FileReport, Options, ingest_file
 from astropt_db.q1.products import BY_TABLE
 
@@ -55,10 +57,11 @@ def refresh_statistics(database: Database, reports: Iterable[FileReport]) -> Non
     """Tell the planner about freshly loaded tables.
 
     Only the columns that joins use are analysed: all 469 would take seconds, and the server's
-    autovacuum comes to them by itself.
+    autovacuum comes to them by itself. For the same reason a server that has just gone away is
+    no error here: what was loaded is loaded.
     """
     loaded = {report.product for report in reports if report.counts.inserted}
-    with connect(database, autocommit=True) as connection:
+    with suppress(DatabaseError, psycopg.Error), connect(database, autocommit=True) as connection:
         for product in (BY_TABLE[name] for name in sorted(loaded)):
             names = [*product.key, "ingest_file_id", *(["healpix29"] * product.has_position)]
             columns = sql.SQL(", ").join(map(sql.Identifier, names))

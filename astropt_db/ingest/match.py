@@ -19,6 +19,11 @@ _RANKS = range(5)
 # Columns that archives add for their own bookkeeping; they say nothing of the source.
 _BOOKKEEPING = re.compile(r"_healpix_\d+|norder|dir|npix|cntr|spt_ind|htm20|x|y|z")
 _MIN_COLUMNS = 2
+_LISTED = {column.sql for product in PRODUCTS for column in product.columns} | {
+    *_ID_NAMES,
+    *_RA_NAMES,
+    *_DEC_NAMES,
+}
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,11 @@ def _require_scalars(table: Table, target: Target) -> None:
 
 
 def _recognise(table: Table, named: str | None) -> list[Target]:
-    names = {sql_name(column.name): column.name for column in table.columns}
+    names = _names(table)
     if named is not None:
         return [_plain_target(table, BY_TABLE[named], names)]
+    if _first(names, _ID_NAMES) is None and not _by_file_name(table):
+        return []
     merged = _merged_targets(table, names)
     counts = {p.table: _count(p, names) for p in PRODUCTS}
     best = max(counts.values())
@@ -128,6 +135,24 @@ def _recognise(table: Table, named: str | None) -> list[Target]:
             "Say which with --product.",
         )
     return [_plain_target(table, candidates[0], names)]
+
+
+def _names(table: Table) -> dict[str, str]:
+    """File columns by their database name.
+
+    Two columns that differ in case or punctuation only cannot both be the product's column.
+    """
+    names: dict[str, str] = {}
+    for column in table.columns:
+        key = sql_name(column.name)
+        if key in names and key in _LISTED:
+            raise FileError(
+                table.path,
+                f"has two columns for {key}: {names[key]!r} and {column.name!r}.",
+                "Drop or rename one of them.",
+            )
+        names.setdefault(key, column.name)
+    return names
 
 
 def _by_file_name(table: Table) -> list[Product]:

@@ -9,6 +9,7 @@ primary key then refuses, and the whole file is tried again.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -27,6 +28,7 @@ from astropt_db.q1.products import Product
 from astropt_db.q1.readers import Table
 
 _LOOKUP = 50_000
+_SWITCH_S = 0.0005
 _STAGE = sql.Identifier("pg_temp", "ingest_stage")
 T = TypeVar("T")
 
@@ -189,6 +191,9 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
         except BaseException as error:
             put(True, error)
 
+    # Sending takes many short steps; by default each may wait 5 ms for the encoding thread.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
     worker = threading.Thread(target=run, name="encode", daemon=True)
     worker.start()
     try:
@@ -202,6 +207,7 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
     finally:
         abandoned.set()
         worker.join()
+        sys.setswitchinterval(interval)
 
 
 def _create_stage(cursor: psycopg.Cursor, table: sql.Identifier) -> None:

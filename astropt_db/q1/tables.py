@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 from astropt_db.database.tables import metadata
-from astropt_db.q1.products import PRODUCTS, Product
+from astropt_db.q1.products import PRODUCTS, Column, Product
 
 _TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
     "bigint": sa.BigInteger,
@@ -50,31 +50,45 @@ def comment(description: str, unit: str, ucd: str) -> str:
 
 
 def product_table(product: Product) -> sa.Table:
-    """Declare the table of one product in the shared metadata."""
-    columns: list[sa.Column[Any]] = [
-        sa.Column(
-            column.sql,
-            sql_type(column.type),
-            primary_key=column.sql in product.key,
-            autoincrement=False,
-            comment=comment(column.description, column.unit, column.ucd),
-        )
-        for column in product.columns
+    """Declare the table of one product in the shared metadata.
+
+    Indexed columns stand first: to index column 470, PostgreSQL unpacks the 469 before it, which
+    made loading a sixth slower.
+    """
+    columns = [_column(product, column) for column in product.columns]
+    own: list[sa.Column[Any]] = [
+        sa.Column("ingest_file_id", sa.BigInteger, nullable=False, comment=FILE_COMMENT)
     ]
     indexes = [
         # Rows of a file lie together, so a block-range index finds them at no cost to COPY.
         sa.Index(f"{product.table}_file", "ingest_file_id", postgresql_using="brin")
     ]
     if product.has_position:
-        columns.append(
-            sa.Column("healpix29", sa.BigInteger, nullable=False, comment=HEALPIX_COMMENT)
+        own.insert(
+            0, sa.Column("healpix29", sa.BigInteger, nullable=False, comment=HEALPIX_COMMENT)
         )
         indexes.append(sa.Index(f"{product.table}_healpix29", "healpix29"))
-    columns += [
+    return sa.Table(
+        product.table,
+        metadata,
+        *(column for column in columns if column.primary_key),
+        *own,
+        *(column for column in columns if not column.primary_key),
         sa.Column("extra", pg.JSONB, comment=EXTRA_COMMENT),
-        sa.Column("ingest_file_id", sa.BigInteger, nullable=False, comment=FILE_COMMENT),
-    ]
-    return sa.Table(product.table, metadata, *columns, *indexes, schema="q1", comment=product.title)
+        *indexes,
+        schema="q1",
+        comment=product.title,
+    )
+
+
+def _column(product: Product, column: Column) -> sa.Column[Any]:
+    return sa.Column(
+        column.sql,
+        sql_type(column.type),
+        primary_key=column.sql in product.key,
+        autoincrement=False,
+        comment=comment(column.description, column.unit, column.ucd),
+    )
 
 
 TABLES: dict[str, sa.Table] = {product.table: product_table(product) for product in PRODUCTS}

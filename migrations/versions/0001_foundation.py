@@ -142,24 +142,25 @@ def _create_provenance() -> None:
     )
 
 
+def _product_column(column: dict[str, str]) -> sa.Column:
+    return sa.Column(
+        column["column"],
+        _TYPES[column["type"]],
+        primary_key=column["key"] == "1",
+        autoincrement=False,
+    )
+
+
 def _create_product(table: str, columns: list[dict[str, str]]) -> None:
-    extra: list[sa.Column] = []
-    if table in _WITH_POSITION:
-        extra.append(sa.Column("healpix29", sa.BigInteger, nullable=False))
+    # Indexed columns stand first: to index column 470, PostgreSQL unpacks the 469 before it.
+    own = [sa.Column("healpix29", sa.BigInteger, nullable=False)] * (table in _WITH_POSITION)
+    own.append(sa.Column("ingest_file_id", sa.BigInteger, nullable=False))
     op.create_table(
         table,
-        *(
-            sa.Column(
-                column["column"],
-                _TYPES[column["type"]],
-                primary_key=column["key"] == "1",
-                autoincrement=False,
-            )
-            for column in columns
-        ),
-        *extra,
+        *(_product_column(column) for column in columns if column["key"] == "1"),
+        *own,
+        *(_product_column(column) for column in columns if column["key"] == "0"),
         sa.Column("extra", pg.JSONB),
-        sa.Column("ingest_file_id", sa.BigInteger, nullable=False),
         schema="q1",
     )
     op.create_index(

@@ -189,3 +189,9 @@ def test_the_tile_of_a_file() -> None:
     assert tile_of(Path("/data/2024/EUC_PHZ_PHZCAT__2024.fits"), table) is None
     table.tile = 102018666
     assert tile_of(Path(TILE_FILE), table) == 102018666
+
+
+def test_columns_that_differ_in_case_only_are_refused() -> None:
+    table = memory_table(OBJECT_ID=[1], CONCENTRATION=[1.0], concentration=[2.0], GINI=[0.5])
+    with pytest.raises(FileError, match="two columns for concentration"):
+        targets([table])
