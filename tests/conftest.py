@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 from astropt_db.database import migrate
@@ -19,6 +21,15 @@ from astropt_db.database.connect import Database
 from astropt_db.database.embedded import EmbeddedServer
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+# A background job inherits an ignored Ctrl-C; the tests that press it need it, in children too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Fuzz with new examples at every run of a developer, with the same ones in continuous integration.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 # Some thirty tests make a server of their own, and a new server syncs a thousand files to disk.
