@@ -130,8 +130,10 @@ def test_an_unknown_product() -> None:
 @every_product
 def test_tables_repeat_the_column_lists(product: Product) -> None:
     table = TABLES[product.table]
-    own = ["healpix29"] * product.has_position + ["extra", "ingest_file_id"]
-    assert [column.name for column in table.columns] == [*product.by_sql_name, *own]
+    # Indexed columns first, the product's other columns in its own order, then the unknown ones.
+    indexed = [*product.key, *["healpix29"] * product.has_position, "ingest_file_id"]
+    others = [name for name in product.by_sql_name if name not in product.key]
+    assert [column.name for column in table.columns] == [*indexed, *others, "extra"]
     assert [column.name for column in table.primary_key] == list(product.key)
     for name, column in product.by_sql_name.items():
         assert table.c[name].comment == comment(column.description, column.unit, column.ucd)
