@@ -181,5 +181,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them; views on them go along, ``astropt-db init`` makes those anew."""
     op.execute("DROP SCHEMA q1 CASCADE")
-    for table in ("version", "quarantine", "ingest_file", "run"):
-        op.execute(sa.text(f"DROP TABLE astropt.{table} CASCADE"))
+    op.execute(
+        "DROP TABLE astropt.version, astropt.quarantine, astropt.ingest_file, astropt.run CASCADE"
+    )
