@@ -3,7 +3,7 @@
 from alembic import context
 
 from astropt_db.database.migrate import apply_comments
-from astropt_db.q1.tables import metadata
+from astropt_db.schema import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -23,7 +23,7 @@ from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.resources import latest_revision, migrations_folder
 from astropt_db.errors import DatabaseError
 from astropt_db.q1.products import PRODUCTS
-from astropt_db.q1.tables import metadata
+from astropt_db.schema import metadata
 
 SCHEMAS = ("q1", "astropt")
 # What a schema is made of; the order of columns is free, since a migration appends.
@@ -33,7 +33,7 @@ CATALOGUE = {
             a.attnotnull, a.attidentity::text, pg_get_expr(d.adbin, d.adrelid),
             col_description(a.attrelid, a.attnum)
         FROM pg_attribute AS a
-        JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'v')
+        JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'v')
         LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE c.relnamespace::regnamespace::text = ANY(%(schemas)s)
             AND a.attnum > 0 AND NOT a.attisdropped""",
@@ -44,7 +44,7 @@ CATALOGUE = {
         SELECT indexdef FROM pg_indexes WHERE schemaname = ANY(%(schemas)s)""",
     "comments": """
         SELECT oid::regclass::text, obj_description(oid, 'pg_class') FROM pg_class
-        WHERE relnamespace::regnamespace::text = ANY(%(schemas)s) AND relkind IN ('r', 'v')""",
+        WHERE relnamespace::regnamespace::text = ANY(%(schemas)s) AND relkind IN ('r', 'p', 'v')""",
 }
 STATED_ANEW = {
     "views": """
@@ -112,6 +112,7 @@ def test_migrated_schema_has_what_the_declaration_would_create(
         "postgresql+psycopg://", creator=lambda: open_connection(database_url)
     )
     with engine.begin() as connection:
+        connection.execute(sa.text("CREATE EXTENSION vector"))
         for schema in SCHEMAS:
             connection.execute(sa.schema.CreateSchema(schema))
         metadata.create_all(connection)

@@ -1,0 +1,13 @@
+"""All declared tables: what the migrations must add up to.
+
+Each part declares its tables beside its code, in the shared metadata; this module imports them
+all, for the migrations and for the test that compares the two.
+"""
+
+from astropt_db.database import encoder_tables, tables
+from astropt_db.q1 import tables as q1_tables
+
+PARTS = (tables, q1_tables, encoder_tables)
+"""The modules that declare tables."""
+
+metadata = tables.metadata

@@ -1,0 +1,21 @@
+-- name: encoder_list
+SELECT id, name, modalities, dimension, weights_sha256, source, preprocessing, pooling, card,
+    is_current
+FROM astropt.encoder ORDER BY name
+
+-- name: encoder_insert
+INSERT INTO astropt.encoder (
+    name, modalities, dimension, weights_sha256, source, preprocessing, pooling, card, run_id
+) VALUES (
+    %(name)s, %(modalities)s, %(dimension)s, %(weights_sha256)s, %(source)s, %(preprocessing)s,
+    %(pooling)s, %(card)s, %(run_id)s
+) RETURNING id
+
+-- name: encoder_use_none
+UPDATE astropt.encoder SET is_current = false WHERE is_current
+
+-- name: encoder_use
+UPDATE astropt.encoder SET is_current = true WHERE id = %(id)s
+
+-- name: encoder_partition
+SELECT astropt.create_embedding_partition(%(id)s)
