@@ -1,0 +1,1 @@
+"""Vectors to science: labels, heads, versioned predictors, predictions, and their evaluation."""
