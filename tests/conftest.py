@@ -32,9 +32,16 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
-# Some thirty tests make a server of their own, and a new server syncs a thousand files to disk.
+# A new server syncs a thousand files to disk, a new database some hundred: in memory both are
+# fast, whatever else uses the disk.
 MEMORY_DISK = Path("/dev/shm")
 ROOM_FOR_SERVERS = 1 << 30
+
+
+def memory_disk() -> Path | None:
+    """Where servers of tests live: in memory if there is room, else on disk."""
+    roomy = MEMORY_DISK.is_dir() and shutil.disk_usage(MEMORY_DISK).free > ROOM_FOR_SERVERS
+    return MEMORY_DISK if roomy else None
 
 
 @contextmanager
@@ -52,7 +59,7 @@ def temporary_home(folder: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def temporary_server(version: int) -> Iterator[EmbeddedServer]:
-    with temporary_home() as home:
+    with temporary_home(memory_disk()) as home:
         server = EmbeddedServer(home, version)
         server.start()
         yield server
@@ -61,8 +68,7 @@ def temporary_server(version: int) -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def home() -> Iterator[Path]:
     """Home of an embedded server that does not exist yet; stopped and removed at the end."""
-    roomy = MEMORY_DISK.is_dir() and shutil.disk_usage(MEMORY_DISK).free > ROOM_FOR_SERVERS
-    with temporary_home(MEMORY_DISK if roomy else None) as folder:
+    with temporary_home(memory_disk()) as folder:
         yield folder
 
 
