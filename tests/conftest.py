@@ -144,3 +144,36 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real samples in {folder}; name their folder in ASTROPT_DB_REAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated release: 300 sources on 2 tiles. Read only."""
+    from astropt_db.simulate import simulate
+
+    folder = tmp_path_factory.mktemp("sky") / "sky"
+    simulate(folder, 300, 2, "EDF-N", 11, jobs=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sky_template(server: EmbeddedServer, template: str, small_sky: Path) -> str:
+    """Name of a database that holds the catalogues and the registered mosaics of the small sky."""
+    from commands import run
+
+    name = "small_sky"
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        command = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(command.format(sql.Identifier(name), sql.Identifier(template)))
+    database = Database(server.url(name))
+    for kind, folder in (("catalogue", "catalogs"), ("mosaics", "MER")):
+        outcome = run(database, "ingest", kind, small_sky / folder)
+        assert outcome.code == 0, outcome.err
+    return name
+
+
+@pytest.fixture
+def sky_database(server: EmbeddedServer, sky_template: str) -> Iterator[Database]:
+    """A copy of the database of the small sky."""
+    with temporary_database(server, sky_template) as url:
+        yield Database(url)

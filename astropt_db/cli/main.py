@@ -28,7 +28,7 @@ VERBS = {
         "astropt_db.cli.setup:doctor",
         "Check server, schema and data; each finding comes with its remedy.",
     ),
-    "ingest": ("astropt_db.cli.archive:ingest", "Load Euclid Q1 products into the database."),
+    "ingest": ("astropt_db.cli.ingest_verbs:ingest", "Load Euclid Q1 products into the database."),
     "init": (
         "astropt_db.cli.setup:init",
         "Make the database ready: tables, views, functions, roles.",

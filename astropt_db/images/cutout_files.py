@@ -42,6 +42,7 @@ def open_cutouts(
     bands: Sequence[str] = BANDS,
     fill: float = 0.0,
     cube_bands: Sequence[str] | None = None,
+    window: int = WINDOW,
 ) -> CutoutSource:
     """Open ready-made cut-outs: FITS files named by object id, or Parquet files.
 
@@ -49,7 +50,7 @@ def open_cutouts(
     ----------
     paths
         Local files and folders; folders are searched to the bottom.
-    bands, fill
+    bands, fill, window
         As in :class:`~astropt_db.images.source.ImageSource`.
     cube_bands
         Bands of the planes of FITS cubes whose headers do not tell.
@@ -67,8 +68,8 @@ def open_cutouts(
             other, f"lies beside Parquet files such as {parquet[0]}.", "Open one kind at a time."
         )
     if parquet:
-        return ParquetCutouts(parquet, bands, fill)
-    return FitsCutouts(files, bands, fill, cube_bands)
+        return ParquetCutouts(parquet, bands, fill, window)
+    return FitsCutouts(files, bands, fill, cube_bands, window)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FitsCutouts(CutoutSource):
     ----------
     files
         FITS files, packed with gzip or not.
-    bands, fill
+    bands, fill, window
         As in :class:`~astropt_db.images.source.ImageSource`.
     cube_bands
         Bands of the planes of cubes whose headers do not tell.
@@ -105,8 +106,9 @@ class FitsCutouts(CutoutSource):
         bands: Sequence[str] = BANDS,
         fill: float = 0.0,
         cube_bands: Sequence[str] | None = None,
+        window: int = WINDOW,
     ) -> None:
-        super().__init__(bands, fill)
+        super().__init__(bands, fill, window)
         self.cube_bands = None if cube_bands is None else tuple(cube_bands)
         self._files: dict[int, list[Path]] = {}
         problems = []
@@ -121,6 +123,12 @@ class FitsCutouts(CutoutSource):
         self.duplicates = _NO_IDS
         self.problems = tuple(problems)
 
+    def files_by_object(self) -> tuple[list[Path], Int64, Int64]:
+        """Which files hold which objects; see :meth:`CutoutSource.files_by_object`."""
+        pairs = [(path, one) for one, paths in self._files.items() for path in paths]
+        ids = np.array([one for _, one in pairs], np.int64)
+        return [path for path, _ in pairs], ids, np.arange(len(pairs))
+
     def cutouts(
         self, object_id: Int64, ra: Float64, dec: Float64, out: Float32 | None = None
     ) -> Cutouts:
@@ -132,7 +140,7 @@ class FitsCutouts(CutoutSource):
             If a file is damaged, if its bands cannot be told, if an object has two images in a
             band, lies outside of its image, or has pixels of another size than 0.1 arcsec.
         """
-        canvas = Canvas(object_id, self.bands, out)
+        canvas = Canvas(object_id, self.bands, out, self.window)
         # One file per object: opening it is the work, there is nothing to do in bulk.
         for number, one in enumerate(object_id.tolist()):
             painted: dict[str, Path] = {}
@@ -270,6 +278,8 @@ def _position(path: Path, image: _Image, ra: float, dec: float) -> tuple[float, 
             "Resample it to the grid of the MER mosaics.",
         )
     x, y = (float(value[0]) for value in wcs.to_pixel(np.array([ra]), np.array([dec])))
+    if np.isnan(ra):
+        return None
     if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
         raise FileError(
             path,

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from astropt_db.errors import FileError
 from astropt_db.images.cutout_names import band_of
 from astropt_db.images.cutout_source import Canvas, CutoutSource, Floats
-from astropt_db.images.source import BANDS, Cutouts, Float32, Float64, Int64
+from astropt_db.images.source import BANDS, WINDOW, Cutouts, Float32, Float64, Int64
 
 _ROWS = 64
 """Rows decoded at once: 51 MB in four bands, whatever the file's row groups."""
@@ -32,7 +32,7 @@ class ParquetCutouts(CutoutSource):
     ----------
     files
         Parquet files with a column ``object_id`` (int64, or text) and one image column per band.
-    bands, fill
+    bands, fill, window
         As in :class:`~astropt_db.images.source.ImageSource`.
 
     Raises
@@ -42,9 +42,13 @@ class ParquetCutouts(CutoutSource):
     """
 
     def __init__(
-        self, files: Sequence[Path], bands: Sequence[str] = BANDS, fill: float = 0.0
+        self,
+        files: Sequence[Path],
+        bands: Sequence[str] = BANDS,
+        fill: float = 0.0,
+        window: int = WINDOW,
     ) -> None:
-        super().__init__(bands, fill)
+        super().__init__(bands, fill, window)
         self.problems = ()
         self.files = list(files)
         self._columns = [_image_columns(path) for path in files]
@@ -55,6 +59,11 @@ class ParquetCutouts(CutoutSource):
         self.object_ids, first, count = np.unique(all_ids, return_index=True, return_counts=True)
         self.duplicates = self.object_ids[count > 1]
         self._file, self._row = owner[first], row[first]
+        self._all = all_ids, owner
+
+    def files_by_object(self) -> tuple[list[Path], Int64, Int64]:
+        """Which files hold which objects; see :meth:`CutoutSource.files_by_object`."""
+        return self.files, *self._all
 
     def reading_order(self, object_id: Int64, ra: Float64, dec: Float64) -> Int64:
         """Objects by file and row."""
@@ -74,7 +83,7 @@ class ParquetCutouts(CutoutSource):
             If a file cannot be read, or an image column does not hold square floating-point
             images.
         """
-        canvas = Canvas(object_id, self.bands, out)
+        canvas = Canvas(object_id, self.bands, out, self.window)
         place, known = self._places(object_id)
         for number in np.unique(self._file[place[known]]):
             here = np.flatnonzero(known & (self._file[place] == number))

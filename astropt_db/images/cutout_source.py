@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +43,33 @@ class CutoutSource(ImageSource):
     duplicates: Int64
     problems: tuple[FileError, ...]
 
+    @abstractmethod
+    def files_by_object(self) -> tuple[list[Path], Int64, Int64]:
+        """Which files hold which objects.
+
+        Returns
+        -------
+        tuple
+            The files; and for each image or row, the object's id and the index of its file, int64
+            ``(m,)`` each.
+        """
+
 
 class Canvas:
     """The windows of a call while they are being filled; what is never painted is missing."""
 
-    def __init__(self, object_id: Int64, bands: Sequence[str], out: Float32 | None = None) -> None:
+    def __init__(
+        self,
+        object_id: Int64,
+        bands: Sequence[str],
+        out: Float32 | None = None,
+        window: int = WINDOW,
+    ) -> None:
         self.object_id = object_id
+        self.window = window
         self.bands = {band: number for number, band in enumerate(bands)}
         shape = (len(object_id), len(bands))
-        self.pixels = new_pixels(*shape, out)
+        self.pixels = new_pixels(*shape, out, window)
         self.pixels.fill(np.nan)
         self.padded = np.zeros(shape, dtype=np.bool_)
         self.sed: dict[str, Float64] = {}
@@ -71,8 +91,8 @@ class Canvas:
         for axis, length in enumerate(images.shape[1:]):
             given = position is not None and length > WINDOW
             middle = position[1 - axis] if position and given else (length - 1) / 2.0
-            first = int(origins(middle, WINDOW))
-            low, high = max(first, 0), max(min(first + WINDOW, length), 0)
+            first = int(origins(middle, self.window))
+            low, high = max(first, 0), max(min(first + self.window, length), 0)
             cut.append(slice(low, max(high, low)))
             put.append(slice(low - first, low - first + max(high - low, 0)))
         number = self.bands[band]
@@ -80,7 +100,7 @@ class Canvas:
         with np.errstate(over="ignore"):
             self.pixels[index, number, put[0], put[1]] = images[:, cut[0], cut[1]]
         inner = (put[0].stop - put[0].start, put[1].stop - put[1].start)
-        self.padded[index, number] = inner != (WINDOW, WINDOW)
+        self.padded[index, number] = inner != (self.window, self.window)
 
     def finish(self, fill: np.float32) -> Cutouts:
         """Count and fill the missing pixels."""

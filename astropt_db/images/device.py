@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from astropt_db.errors import ConfigurationError, FileError
-from astropt_db.images.source import WINDOW, Float32, Float64, UInt8, flag
+from astropt_db.images.source import Float32, Float64, UInt8, flag
 from astropt_db.images.tiles import TileSource, read_image
 from astropt_db.images.windows import origins, overlaps
 
@@ -25,7 +25,7 @@ class DeviceCutouts:
     Attributes
     ----------
     pixels
-        float32 ``(n, bands, 224, 224)`` on the tile's device, missing pixels filled.
+        float32 ``(n, bands, window, window)`` on the tile's device, missing pixels filled.
     missing
         float32 ``(n, bands)``: the fraction of each window's pixels that is missing.
     flags
@@ -65,6 +65,7 @@ class DeviceTile:
             raise ConfigurationError(f"no mosaic in {', '.join(source.bands)} to load.")
         self.mosaic = next(iter(source.images.values()))
         self.fill = float(source.fill)
+        self.window = source.window
         self.present = np.array([band in source.images for band in source.bands])
         for other in source.images.values():
             grid = (other.width, other.height, other.wcs)
@@ -82,9 +83,9 @@ class DeviceTile:
     def cutouts(self, ra: Float64, dec: Float64) -> DeviceCutouts:
         """Windows around positions in degrees, float64 ``(n,)``; the same as ``TileSource``'s."""
         column, row = self.mosaic.wcs.to_pixel(ra, dec)
-        x, y = origins(column, WINDOW), origins(row, WINDOW)
-        _, inside = overlaps(x, y, self.mosaic.width, self.mosaic.height, WINDOW)
-        windows = gather_windows(self.pixels, torch.from_numpy(x), torch.from_numpy(y), WINDOW)
+        x, y = origins(column, self.window), origins(row, self.window)
+        _, inside = overlaps(x, y, self.mosaic.width, self.mosaic.height, self.window)
+        windows = gather_windows(self.pixels, torch.from_numpy(x), torch.from_numpy(y), self.window)
         lost = torch.isnan(windows)
         missing = lost.float().mean(dim=(2, 3)).cpu().numpy()
         windows.masked_fill_(lost, self.fill)

@@ -55,7 +55,7 @@ class Cutouts:
     object_id
         int64 ``(n,)``, in the order in which they were asked for.
     pixels
-        float32 ``(n, bands, 224, 224)`` in the units of the files; rows go north.
+        float32 ``(n, bands, window, window)`` in the units of the files; rows go north.
     missing
         float32 ``(n, bands)``: the fraction of each window's pixels that is missing.
     flags
@@ -83,21 +83,29 @@ class ImageSource(ABC):
         Bands to return, some of :data:`BANDS`, in the order wanted.
     fill
         Value of missing pixels: 0, or NaN.
+    window
+        Side of a window in pixels. A smaller one than 224 is the middle of the large one where
+        the side is even, for an encoder that reads no more than that.
 
     Raises
     ------
     ConfigurationError
-        If a band is unknown or named twice.
+        If a band is unknown or named twice, or a window has no size.
     """
 
-    def __init__(self, bands: Sequence[str] = BANDS, fill: float = 0.0) -> None:
+    def __init__(
+        self, bands: Sequence[str] = BANDS, fill: float = 0.0, window: int = WINDOW
+    ) -> None:
         if not bands or len(set(bands)) < len(bands) or not set(bands) <= set(BANDS):
             raise ConfigurationError(
                 f"bands are {', '.join(bands) or 'none'}; expected some of {', '.join(BANDS)}, "
                 "each at most once."
             )
         self.bands = tuple(bands)
+        if window < 1:
+            raise ConfigurationError(f"a window is {window} pixels wide; expected at least 1.")
         self.fill = np.float32(fill)
+        self.window = window
 
     @abstractmethod
     def cutouts(
@@ -114,7 +122,8 @@ class ImageSource(ABC):
         ra, dec
             ICRS degrees, float64 ``(n,)``.
         out
-            float32 ``(n, bands, 224, 224)`` to fill instead of new memory: pinned, or used before.
+            float32 ``(n, bands, window, window)`` to fill instead of new memory: pinned, or used
+            before.
 
         Raises
         ------
@@ -153,7 +162,7 @@ def has_missing(pixels: Float32) -> Bool:
     return np.asarray((flat == 0.0).any(axis=1) | ~np.isfinite(flat).all(axis=1))
 
 
-def new_pixels(n: int, bands: int, out: Float32 | None) -> Float32:
+def new_pixels(n: int, bands: int, out: Float32 | None, window: int = WINDOW) -> Float32:
     """Memory for n windows: ``out`` if it fits, else new.
 
     Raises
@@ -161,7 +170,7 @@ def new_pixels(n: int, bands: int, out: Float32 | None) -> Float32:
     ValueError
         If ``out`` is of another shape or type.
     """
-    shape = (n, bands, WINDOW, WINDOW)
+    shape = (n, bands, window, window)
     if out is None:
         return np.empty(shape, dtype=np.float32)
     if out.shape != shape or out.dtype != np.float32:

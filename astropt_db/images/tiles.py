@@ -52,7 +52,7 @@ class TileSource(ImageSource):
     mosaics
         Images of the tile, at most one per band; RMS maps among them mark pixels that were never
         observed. A band without an image is missing.
-    bands, fill
+    bands, fill, window
         As in :class:`~astropt_db.images.source.ImageSource`.
 
     Raises
@@ -62,9 +62,13 @@ class TileSource(ImageSource):
     """
 
     def __init__(
-        self, mosaics: Iterable[Mosaic], bands: Sequence[str] = BANDS, fill: float = 0.0
+        self,
+        mosaics: Iterable[Mosaic],
+        bands: Sequence[str] = BANDS,
+        fill: float = 0.0,
+        window: int = WINDOW,
     ) -> None:
-        super().__init__(bands, fill)
+        super().__init__(bands, fill, window)
         self.images: dict[str, Mosaic] = {}
         self.rms: dict[str, Mosaic] = {}
         for mosaic in mosaics:
@@ -86,7 +90,7 @@ class TileSource(ImageSource):
     ) -> Cutouts:
         """Windows around sources; see :meth:`ImageSource.cutouts`."""
         shape = (len(object_id), len(self.bands))
-        pixels = new_pixels(*shape, out)
+        pixels = new_pixels(*shape, out, self.window)
         missing = np.ones(shape, dtype=np.float32)
         padded = np.zeros(shape, dtype=np.bool_)
         for band, name in enumerate(self.bands):
@@ -94,8 +98,8 @@ class TileSource(ImageSource):
             if mosaic is None:
                 pixels[:, band] = self.fill
                 continue
-            x, y = _origins(mosaic, ra, dec)
-            _, inside = overlaps(x, y, mosaic.width, mosaic.height, WINDOW)
+            x, y = _origins(mosaic, ra, dec, self.window)
+            _, inside = overlaps(x, y, mosaic.width, mosaic.height, self.window)
             padded[:, band] = ~inside
             self._read_band(mosaic, x, y, pixels[:, band], missing[:, band])
             if name in self.rms:
@@ -105,9 +109,9 @@ class TileSource(ImageSource):
     def _read_band(
         self, mosaic: Mosaic, x: Int64, y: Int64, pixels: Float32, missing: Float32
     ) -> None:
-        touches, _ = overlaps(x, y, mosaic.width, mosaic.height, WINDOW)
+        touches, _ = overlaps(x, y, mosaic.width, mosaic.height, self.window)
         pixels[~touches] = self.fill
-        for index, raw in read_windows(mosaic, x, y):
+        for index, raw in read_windows(mosaic, x, y, self.window):
             # Five times as fast as astype, which converts one value at a time.
             windows = raw.byteswap(inplace=True).view(raw.dtype.newbyteorder())
             pixels[index], missing[index] = windows, 0.0
@@ -119,7 +123,8 @@ class TileSource(ImageSource):
         self, mosaic: Mosaic, ra: Float64, dec: Float64, pixels: Float32, missing: Float32
     ) -> None:
         """Blank the pixels that the map calls unobserved, beside those already missing."""
-        for index, raw in read_windows(mosaic, *_origins(mosaic, ra, dec)):
+        x, y = _origins(mosaic, ra, dec, self.window)
+        for index, raw in read_windows(mosaic, x, y, self.window):
             unobserved = raw > _NO_COVERAGE
             holed = unobserved.any(axis=(1, 2))
             if holed.any():
@@ -128,42 +133,46 @@ class TileSource(ImageSource):
                 self._blank(some, lost, pixels, missing)
 
     def _blank(self, index: Int64, lost: Bool, pixels: Float32, missing: Float32) -> None:
-        """Count and fill the lost pixels ``(k, 224, 224)`` of the windows ``index``."""
+        """Count and fill the lost pixels ``(k, window, window)`` of the windows ``index``."""
         windows = pixels[index]
         windows[lost] = self.fill
         pixels[index] = windows
         missing[index] = lost.mean(axis=(1, 2))
 
 
-def read_windows(mosaic: Mosaic, x: Int64, y: Int64) -> Iterator[tuple[Int64, Raw]]:
+def read_windows(
+    mosaic: Mosaic, x: Int64, y: Int64, window: int = WINDOW
+) -> Iterator[tuple[Int64, Raw]]:
     """Read the windows that touch a mosaic, a few at a time, from its lowest row to its highest.
 
     Parameters
     ----------
     x, y
         First column and row of each window, int64 ``(n,)``.
+    window
+        Side of a window in pixels.
 
     Yields
     ------
     tuple
-        Indices of k windows, and their pixels ``(k, 224, 224)``, big-endian, NaN outside.
+        Indices of k windows, and their pixels ``(k, window, window)``, big-endian, NaN outside.
 
     Raises
     ------
     FileError
         If the file is not the one that was registered, or changes while it is read.
     """
-    touches, inside = overlaps(x, y, mosaic.width, mosaic.height, WINDOW)
+    touches, inside = overlaps(x, y, mosaic.width, mosaic.height, window)
     index = np.flatnonzero(touches)
     index = index[np.argsort(y[index], kind="stable")]
     if not len(index):
         return
     with open_ranged(mosaic.uri) as file:
         mosaic.verify(file)
-        rows = _Rows(mosaic, file)
-        for first, last in _groups(y[index], rows.capacity):
+        rows = _Rows(mosaic, file, window)
+        for first, last in _groups(y[index], rows.capacity, window):
             low = max(int(y[index[first]]), 0)
-            image = rows.read(low, min(int(y[index[last - 1]]) + WINDOW, mosaic.height))
+            image = rows.read(low, min(int(y[index[last - 1]]) + window, mosaic.height))
             group = index[first:last]
             # Windows over the edge are gathered pixel by pixel, five times as slowly: apart.
             for part in (group[inside[group]], group[~inside[group]]):
@@ -171,7 +180,7 @@ def read_windows(mosaic: Mosaic, x: Int64, y: Int64) -> Iterator[tuple[Int64, Ra
                     some = part[start : start + _TOGETHER]
                     # The group's rows are all the rows that its windows have in the mosaic, so
                     # what lies outside of them lies outside of the mosaic.
-                    yield some, gather(image, x[some], y[some] - low, WINDOW)
+                    yield some, gather(image, x[some], y[some] - low, window)
         mosaic.verify(file)
 
 
@@ -213,11 +222,11 @@ def read_image(mosaic: Mosaic, rms: Mosaic | None = None) -> Iterator[tuple[int,
 class _Rows:
     """Consecutive rows of a mosaic in memory, moved down the file without reading a row twice."""
 
-    def __init__(self, mosaic: Mosaic, file: RangedFile) -> None:
+    def __init__(self, mosaic: Mosaic, file: RangedFile, window: int = WINDOW) -> None:
         self.mosaic = mosaic
         self.file = file
         fitting = _ROWS_BYTES // (mosaic.width * _BIG_ENDIAN.itemsize)
-        self.capacity = min(max(fitting, 2 * WINDOW), mosaic.height + 2 * WINDOW)
+        self.capacity = min(max(fitting, 2 * window), mosaic.height + 2 * window)
         self._bytes: UInt8 = np.empty(
             (min(self.capacity, mosaic.height), mosaic.width * _BIG_ENDIAN.itemsize), dtype=np.uint8
         )
@@ -235,20 +244,20 @@ class _Rows:
         return self._bytes[: high - low].view(_BIG_ENDIAN)
 
 
-def _groups(y: Int64, rows: int) -> Iterator[tuple[int, int]]:
+def _groups(y: Int64, rows: int, window: int) -> Iterator[tuple[int, int]]:
     """Split sorted windows into runs that touch each other and span at most ``rows`` rows."""
-    gaps = np.append(np.flatnonzero(np.diff(y) > WINDOW) + 1, len(y))
+    gaps = np.append(np.flatnonzero(np.diff(y) > window) + 1, len(y))
     first = 0
     while first < len(y):
-        fitting = int(np.searchsorted(y, y[first] + rows - WINDOW, side="right"))
+        fitting = int(np.searchsorted(y, y[first] + rows - window, side="right"))
         last = min(fitting, int(gaps[np.searchsorted(gaps, first, side="right")]))
         yield first, last
         first = last
 
 
-def _origins(mosaic: Mosaic, ra: Float64, dec: Float64) -> tuple[Int64, Int64]:
+def _origins(mosaic: Mosaic, ra: Float64, dec: Float64, window: int) -> tuple[Int64, Int64]:
     x, y = mosaic.wcs.to_pixel(ra, dec)
-    return origins(x, WINDOW), origins(y, WINDOW)
+    return origins(x, window), origins(y, window)
 
 
 def _refuse_odd(mosaic: Mosaic, same: Mosaic | None, first: Mosaic) -> None:

@@ -1,0 +1,1 @@
+"""The embedding worker: images in, vectors out, exactly once."""
