@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from astropt_db.astropt.layouts import Preprocessing, interpret
@@ -112,7 +112,9 @@ def save_checkpoint(
     """
     path = Path(path).with_suffix(".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.detach().to(dtype).contiguous() for key, value in weights.items()}, path)
+    # Not safetensors' save_file: its files are for their owner's eyes only, whatever the umask.
+    stored = {key: value.detach().to(dtype).contiguous() for key, value in weights.items()}
+    path.write_bytes(save(stored))
     card = {
         "format": FORMAT,
         "version": 1,

@@ -202,7 +202,7 @@ class Encoder:
         if pooling.tokens and pooling.reduce == "mean":
             needed = pooling.tokens if sed is None else max(pooling.tokens, model.lead or count)
             count = min(count, needed)
-        return image_tokens(images, how.patch_size, count, how.spiral, how.bfloat16)
+        return image_tokens(images, how.patch_size, count, how.spiral, how.bfloat16, how.scale)
 
     def _paper_tokens(self) -> int:
         tokens = min(POOLINGS["paper"].tokens or 0, self.preprocessing.n_patches - 1)

@@ -67,6 +67,10 @@ class Preprocessing:
         Patches in spiral order from the centre (else raster order).
     bfloat16
         Pixels rounded to and standardised in bfloat16, as the official v1 Euclid code does.
+    scale
+        Factor of each band's pixels before anything else; empty for none. A patch is standardised
+        over all its bands together, so a band in a unit 200 times larger is not seen at all: that
+        is what the zero points of Q1's mosaics (24.6 for VIS, 30 for NISP) would do.
     """
 
     bands: int
@@ -74,8 +78,14 @@ class Preprocessing:
     patch_size: int = 16
     spiral: bool = True
     bfloat16: bool = False
+    scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", tuple(float(factor) for factor in self.scale))
+        if self.scale and len(self.scale) != self.bands:
+            raise ValueError(f"scale has {len(self.scale)} factors for {self.bands} bands")
+        if not all(math.isfinite(factor) and factor > 0 for factor in self.scale):
+            raise ValueError(f"scale is {self.scale}; its factors must be positive and finite")
         if min(self.bands, self.image_size, self.patch_size) < 1:
             raise ValueError("bands, image_size and patch_size must be positive")
         if self.image_size % self.patch_size:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from astropt_db.astropt.checkpoint import load_archive, save_checkpoint
 from astropt_db.astropt.encoder import multiplies_bfloat16
@@ -27,7 +28,11 @@ from astropt_db.astropt.tokens import image_tokens, pixel_weights
 from astropt_db.errors import ConfigurationError
 
 LEAD = 64  # central tokens before the SED: those that the paper's embedding averages
+ZERO_POINTS = (24.6, 29.8, 30.0, 29.9)
+"""AB magnitudes of one unit in Q1's mosaics of VIS, Y, J and H, whose pixels the encoders take."""
+MICROJANSKY = 23.9
 STATE_FILE = "state.pt"
+_SPREAD = 1_000_003  # keeps the random numbers of neighbouring seeds apart
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Settings:
     iterations
         Optimiser steps.
     accumulate
-        Micro-batches for each step.
+        Micro-batches for each step, shared among the processes of a run.
     learning_rate, final_rate, warmup
         Peak and end of the schedule, and steps to the peak.
     weight_decay, clip
@@ -66,6 +71,10 @@ class Settings:
         Steps between validations, and batches of each.
     seed
         Of the first weights and of the hidden bands.
+    tokens, full_every
+        Steps see the first `tokens` image tokens only (None: all), but every `full_every`-th sees
+        all. Of a causal model that teaches the same predictions for less work, and the paper's
+        embedding reads 64 tokens.
     """
 
     iterations: int = 30_000
@@ -79,6 +88,8 @@ class Settings:
     evaluate_every: int = 1000
     evaluation_batches: int = 8
     seed: int = 1337
+    tokens: int | None = None
+    full_every: int = 8
 
     def rate(self, iteration: int) -> float:
         """Return the learning rate of a step."""
@@ -110,7 +121,8 @@ def configure(size: str, modalities: str) -> tuple[ModelConfig, Preprocessing]:
             f"no encoder of size {size!r} and modalities {modalities!r}; sizes are "
             f"{', '.join(SIZES)}, modalities {', '.join(bands)}"
         )
-    how = Preprocessing(bands[modalities])
+    scale = tuple(10 ** (-0.4 * (zero - MICROJANSKY)) for zero in ZERO_POINTS)
+    how = Preprocessing(bands[modalities], scale=scale if bands[modalities] == 4 else ())
     chain = [Modality("images", how.bands * how.patch_size**2)]
     lead = 0
     if modalities.endswith("sed"):
@@ -150,7 +162,12 @@ class Trainer:
     ) -> None:
         self.config, self.preprocessing, self.settings = config, preprocessing, settings
         self.folder, self.device = Path(folder), torch.device(device)
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.rank, self.world = _place()
+        if settings.accumulate % self.world:
+            raise ConfigurationError(
+                f"{settings.accumulate} batches for each step cannot be shared equally among "
+                f"{self.world} processes"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
             self.model = AstroPT(config).to(self.device)
@@ -159,6 +176,10 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         if (self.folder / STATE_FILE).exists():
             self._restore()
+        # Gradients are averaged over all processes during the backward pass.
+        self._parallel: nn.Module = self.model
+        if self.world > 1:
+            self._parallel = DistributedDataParallel(self.model)
 
     def run(
         self,
@@ -172,19 +193,21 @@ class Trainer:
         Parameters
         ----------
         training, validation
-            Sources; the first is read from where the run stands.
+            Sources; the first is read from where the run stands. Of several processes, each hands
+            over its own share of the batches.
         until
             Stop there.
         report
             Called with each row that is added to :attr:`history`.
         """
         end = min(until or self.settings.iterations, self.settings.iterations)
-        batches = training.batches(self.iteration * self.settings.accumulate)
+        batches = training.batches(self.iteration * self._share)
         while self.iteration < end:
             row = {"iteration": float(self.iteration + 1), "training": self._step(batches)}
             self.iteration += 1
             due = self.iteration % self.settings.evaluate_every == 0
-            if validation and (due or self.iteration == self.settings.iterations):
+            last = self.iteration == self.settings.iterations
+            if validation and self.rank == 0 and (due or last):
                 row |= {f"validation_{k}": v for k, v in self.evaluate(validation).items()}
             self.history.append(row)
             if due:
@@ -193,26 +216,34 @@ class Trainer:
                 report(row)
         self.save_state()
 
+    @property
+    def _share(self) -> int:
+        return self.settings.accumulate // self.world
+
     def evaluate(self, source: Source) -> dict[str, float]:
-        """Return each modality's mean loss over the source's first batches."""
+        """Return each modality's mean loss over the source's first batches, for all tokens."""
         sums: dict[str, float] = {}
         count = self.settings.evaluation_batches
         with torch.no_grad(), self._autocast():
             for _, batch in zip(range(count), source.batches(0), strict=False):
-                tokens, weights = self._tokens(batch, hide=0.0)
+                tokens, weights = self._tokens(batch)
                 for name, loss in self.model.losses(tokens, weights=weights).items():
                     sums[name] = sums.get(name, 0.0) + float(loss) / count
         return sums
 
     def save_state(self) -> None:
-        """Write everything that the next step depends on; a kill leaves the old or the new."""
+        """Write everything that the next step depends on; a kill leaves the old or the new.
+
+        Random numbers need no place in it: they follow from the seed and the step.
+        """
+        if self.rank:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": self._identity(),
             "iteration": self.iteration,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
             "history": self.history,
         }
         partial = self.folder / f"{STATE_FILE}.partial"
@@ -230,37 +261,58 @@ class Trainer:
     def _step(self, batches: Iterator[Batch]) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate(self.iteration)
-        total = 0.0
-        for _ in range(self.settings.accumulate):
+        total = torch.zeros((), device=self.device)
+        for number in range(self._share):
             batch = next(batches, None)
             if batch is None:
                 raise ConfigurationError(f"the training images ended at step {self.iteration}")
-            tokens, weights = self._tokens(batch, self.settings.band_dropout)
-            with self._autocast():
-                loss = self.model(tokens, weights=weights) / self.settings.accumulate
-            loss.backward()
-            total += float(loss.detach())
+            short = self.settings.tokens and self.iteration % self.settings.full_every
+            tokens, weights = self._tokens(batch, self.settings.tokens if short else None)
+            self._hide_bands(tokens, weights, number)
+            with self._autocast(), self._synchronised(number == self._share - 1):
+                loss = self._parallel(tokens, weights=weights) / self._share
+                loss.backward()
+            total += loss.detach()
+        if self.world > 1:
+            distributed.all_reduce(total)
+            total /= self.world
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return total
+        return float(total)
 
-    def _tokens(self, batch: Batch, hide: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _tokens(
+        self, batch: Batch, count: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         how = self.preprocessing
         images = batch.images.to(self.device)
-        tokens = {"images": image_tokens(images, how.patch_size, None, how.spiral, how.bfloat16)}
-        weights = {}
-        present = pixel_weights(images, how.patch_size, how.spiral)
+        patches = image_tokens(images, how.patch_size, count, how.spiral, how.bfloat16, how.scale)
+        tokens, weights = {"images": patches}, {}
+        present = pixel_weights(images, how.patch_size, how.spiral, count)
         if present is not None:
             weights["images"] = present
         if batch.sed is not None:
             tokens["sed"], weights["sed"] = sed_tokens(batch.sed.to(self.device))
-            if hide:
-                shape = (len(images), len(SED_SLOTS), 1)
-                kept = torch.rand(shape, generator=self.generator) >= hide
-                tokens["sed"] = tokens["sed"] * kept.to(self.device)
-                weights["sed"] = weights["sed"] * kept.to(self.device)
         return tokens, weights
+
+    def _hide_bands(
+        self, tokens: dict[str, Tensor], weights: dict[str, Tensor], number: int
+    ) -> None:
+        """Hide bands of the SEDs of this process's micro-batch `number` of the step."""
+        if "sed" not in tokens or not self.settings.band_dropout:
+            return
+        place = self.iteration * self.settings.accumulate + number * self.world + self.rank
+        generator = torch.Generator().manual_seed(_SPREAD * self.settings.seed + place)
+        shape = (len(tokens["sed"]), len(SED_SLOTS), 1)
+        kept = torch.rand(shape, generator=generator) >= self.settings.band_dropout
+        tokens["sed"] = tokens["sed"] * kept.to(self.device)
+        weights["sed"] = weights["sed"] * kept.to(self.device)
+
+    def _synchronised(self, last: bool) -> Any:
+        """Average gradients over the processes in the last micro-batch of a step only."""
+        if isinstance(self._parallel, DistributedDataParallel) and not last:
+            return self._parallel.no_sync()
+        return nullcontext()
 
     def _autocast(self) -> Any:
         if multiplies_bfloat16(self.device):
@@ -284,8 +336,14 @@ class Trainer:
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].clone())
         self.iteration, self.history = state["iteration"], state["history"]
+
+
+def _place() -> tuple[int, int]:
+    """Number of this process, and of all processes, of a run under ``torchrun``."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def _optimiser(model: AstroPT, settings: Settings) -> torch.optim.AdamW:

@@ -16,6 +16,7 @@ and become 0, the patch's mean. A patch without any becomes all zeros.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -133,6 +134,7 @@ def image_tokens(
     tokens: int | None = None,
     spiral: bool = True,
     bfloat16: bool = False,
+    scale: Sequence[float] = (),
 ) -> Tensor:
     """Turn images into standardised tokens, on the device of `images`.
 
@@ -143,6 +145,8 @@ def image_tokens(
     bfloat16
         Round the pixels to bfloat16 and standardise in bfloat16, as the official Euclid loader
         and sampler do. The rounding is about 0.4 % of a pixel's value.
+    scale
+        Factor of each band; empty for none.
 
     Returns
     -------
@@ -150,16 +154,22 @@ def image_tokens(
         float32 (n, tokens, patch * patch * bands), 0 where a pixel is missing.
     """
     patches = patchify(images, patch, tokens, spiral)
+    if scale:
+        # Bands are fastest, so the factors repeat along a patch.
+        factors = torch.tensor(scale, dtype=torch.float32, device=images.device)
+        patches = patches * factors.repeat(patch * patch)
     return standardise(patches.to(torch.bfloat16) if bfloat16 else patches.float()).float()
 
 
-def pixel_weights(images: Tensor, patch: int, spiral: bool = True) -> Tensor | None:
+def pixel_weights(
+    images: Tensor, patch: int, spiral: bool = True, tokens: int | None = None
+) -> Tensor | None:
     """Return loss weights in the layout of :func:`image_tokens`: 1, or 0 for a missing pixel.
 
     None when no pixel is missing.
     """
     present = torch.isfinite(images)
-    return None if bool(present.all()) else patchify(present.float(), patch, spiral=spiral)
+    return None if bool(present.all()) else patchify(present.float(), patch, tokens, spiral)
 
 
 def missing_fraction(images: npt.NDArray[np.floating] | Tensor) -> npt.NDArray[np.float32]:

@@ -28,6 +28,10 @@ VERBS = {
         "astropt_db.cli.setup:doctor",
         "Check server, schema and data; each finding comes with its remedy.",
     ),
+    "encoder": (
+        "astropt_db.cli.encoder:encoder",
+        "Models that make vectors: add, list, convert and pre-train them.",
+    ),
     "ingest": ("astropt_db.cli.ingest_verbs:ingest", "Load Euclid Q1 products into the database."),
     "init": (
         "astropt_db.cli.setup:init",

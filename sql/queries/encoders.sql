@@ -19,3 +19,17 @@ UPDATE astropt.encoder SET is_current = true WHERE id = %(id)s
 
 -- name: encoder_partition
 SELECT astropt.create_embedding_partition(%(id)s)
+
+-- name: encoder_lock
+LOCK TABLE astropt.encoder IN SHARE ROW EXCLUSIVE MODE
+
+-- name: encoder_move
+UPDATE astropt.encoder SET source = %(source)s WHERE id = %(id)s
+
+-- name: encoder_table
+SELECT name, modalities, dimension, pooling->>'name' AS pooling,
+    (card->>'parameters')::bigint AS parameters, is_current, source
+FROM astropt.encoder ORDER BY name
+
+-- name: encoder_vectors
+SELECT count(*) FROM astropt.embedding WHERE encoder_id = %(id)s

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from astropt_db.astropt.layouts import Preprocessing
 from astropt_db.astropt.sed import SED_SLOTS, sed_from_columns, sed_tokens
 from astropt_db.astropt.tokens import (
     image_tokens,
@@ -208,3 +209,17 @@ def test_sed_columns_that_are_masked_or_of_another_photometry():
         sed_from_columns(data, measure="1fwhm_aper")
     with pytest.raises(ValueError, match="no column named like"):
         sed_from_columns({"object_id": np.zeros(2)})
+
+
+def test_scaled_bands():
+    images = torch.randn(2, 4, 32, 32)
+    scale = (0.5, 0.004, 0.003, 2.0)
+    factors = torch.tensor(scale)[:, None, None]
+    torch.testing.assert_close(
+        image_tokens(images, 8, scale=scale), image_tokens(images * factors, 8)
+    )
+    with pytest.raises(ValueError, match="2 factors for 4 bands"):
+        Preprocessing(4, scale=(1.0, 2.0))
+    with pytest.raises(ValueError, match="positive and finite"):
+        Preprocessing(1, scale=(0.0,))
+    assert Preprocessing(**Preprocessing(4, scale=scale).to_dict()).scale == scale

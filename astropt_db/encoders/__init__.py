@@ -1,0 +1,1 @@
+"""Encoders in the database, and the pre-training of new ones from its images."""
