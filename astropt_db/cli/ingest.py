@@ -22,7 +22,7 @@ from astropt_db.q1.readers import catalogue_files
 
 @click.group()
 def ingest() -> None:
-    """Load Euclid Q1 products into the database."""
+    """Load Euclid Q1 products, images and labels."""
 
 
 @ingest.command()

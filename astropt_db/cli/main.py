@@ -32,7 +32,10 @@ VERBS = {
         "astropt_db.cli.encoder:encoder",
         "Models that make vectors: add, list, convert and pre-train them.",
     ),
-    "ingest": ("astropt_db.cli.ingest_verbs:ingest", "Load Euclid Q1 products into the database."),
+    "ingest": (
+        "astropt_db.cli.ingest_verbs:ingest",
+        "Load Euclid Q1 products, images and labels.",
+    ),
     "init": (
         "astropt_db.cli.setup:init",
         "Make the database ready: tables, views, functions, roles.",

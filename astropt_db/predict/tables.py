@@ -81,7 +81,7 @@ label_set = sa.Table(
         "[arcsec; pos.angDistance;stat.max]",
     ),
     _count("n_read", "rows read"),
-    _count("n_selected", "rows that met the cut"),
+    _count("n_selected", "rows in our fields that met the cut"),
     _count("n_matched", "sources with labels"),
     _run_id(),
     _created(),
