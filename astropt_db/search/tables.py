@@ -126,7 +126,10 @@ search_recall = sa.Table(
         "filter", sa.Text, comment="query of the objects that were allowed; NULL: all [; meta.note]"
     ),
     sa.Column(
-        "fraction", sa.REAL, nullable=False, comment="of the vectors that the filter allows [; stat.value]"
+        "fraction",
+        sa.REAL,
+        nullable=False,
+        comment="of the vectors that the filter allows [; stat.value]",
     ),
     sa.Column("queries", sa.Integer, nullable=False, comment="objects asked for [; meta.number]"),
     sa.Column(
@@ -136,7 +139,10 @@ search_recall = sa.Table(
         comment="mean fraction of the exact answer that was returned [; stat.value]",
     ),
     sa.Column(
-        "fewest_rows", sa.Integer, nullable=False, comment="rows of the shortest answer [; meta.number]"
+        "fewest_rows",
+        sa.Integer,
+        nullable=False,
+        comment="rows of the shortest answer [; meta.number]",
     ),
     sa.Column(
         "median_ms", sa.REAL, nullable=False, comment="median time of an answer [ms; time.duration]"
@@ -168,10 +174,16 @@ search_evaluation = sa.Table(
     sa.Column("class", sa.Text, nullable=False, comment="merger, edge_on, ... [; src.class]"),
     sa.Column("k", sa.Integer, nullable=False, comment="rows of an answer [; meta.number]"),
     sa.Column(
-        "objects", sa.Integer, nullable=False, comment="labelled objects with a vector [; meta.number]"
+        "objects",
+        sa.Integer,
+        nullable=False,
+        comment="labelled objects with a vector [; meta.number]",
     ),
     sa.Column(
-        "members", sa.Integer, nullable=False, comment="of them in the class; each is a query [; meta.number]"
+        "members",
+        sa.Integer,
+        nullable=False,
+        comment="of them in the class; each is a query [; meta.number]",
     ),
     sa.Column(
         "precision_at_k",
@@ -192,7 +204,10 @@ search_evaluation = sa.Table(
         comment="what answers by chance would reach [; stat.value]",
     ),
     sa.Column(
-        "enrichment", sa.REAL, nullable=False, comment="precision over that of chance [; stat.value]"
+        "enrichment",
+        sa.REAL,
+        nullable=False,
+        comment="precision over that of chance [; stat.value]",
     ),
     _run(),
     sa.Column(

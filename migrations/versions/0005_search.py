@@ -29,9 +29,7 @@ def _identity() -> sa.Column:
 
 
 def _encoder() -> sa.Column:
-    return sa.Column(
-        "encoder_id", sa.Integer, sa.ForeignKey("astropt.encoder.id"), nullable=False
-    )
+    return sa.Column("encoder_id", sa.Integer, sa.ForeignKey("astropt.encoder.id"), nullable=False)
 
 
 def _required(kind: type, *names: str) -> list[sa.Column]:

@@ -157,7 +157,9 @@ BEGIN
     END IF;
     SELECT n.name INTO name FROM astropt.encoder AS n WHERE n.id = stored_vector.encoder_id;
     known := EXISTS (
-        SELECT FROM q1.mer_catalogue AS m WHERE m.object_id = stored_vector.object_id);
+        SELECT FROM q1.mer_catalogue AS m WHERE m.object_id = stored_vector.object_id
+        UNION ALL
+        SELECT FROM astropt.embedding AS e WHERE e.object_id = stored_vector.object_id);
     SELECT string_agg(s.object_id::text, ', ') INTO near FROM (
         SELECT b.object_id FROM (
             (SELECT e.object_id FROM astropt.embedding AS e
@@ -174,9 +176,10 @@ BEGIN
         WHEN known THEN format('object %s has no embedding of encoder %s',
             stored_vector.object_id, name)
         ELSE format('there is no object %s', stored_vector.object_id) END
-    USING ERRCODE = 'no_data_found', HINT = coalesce(
-        format('The nearest ids with an embedding of encoder %s are %s', name, near),
-        format('Encoder %s has no embeddings yet; make them: astropt-db embed', name));
+    USING ERRCODE = 'no_data_found', HINT = CASE
+        WHEN near IS NULL
+            THEN format('Encoder %s has no embeddings yet; make them: astropt-db embed', name)
+        ELSE format('The nearest ids with an embedding of encoder %s are %s', name, near) END;
 END
 $$;
 
