@@ -1,1 +1,1 @@
-"""Similarity search: queries, vector indexes, their measured recall, and how good the answers are."""
+"""Similarity search: queries, vector indexes and their recall, quality of the answers."""

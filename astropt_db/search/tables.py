@@ -60,13 +60,22 @@ search_index = sa.Table(
     ),
     sa.Column("centre", HALFVEC(), comment="subtracted before the signs; bit only [; meta.record]"),
     sa.Column(
-        "row_count", sa.BigInteger, nullable=False, comment="vectors at the build [; meta.number]"
+        "row_count",
+        sa.BigInteger,
+        nullable=False,
+        comment="vectors at the build [; meta.number]",
     ),
     sa.Column(
-        "size_bytes", sa.BigInteger, nullable=False, comment="size at the build [byte; meta.number]"
+        "size_bytes",
+        sa.BigInteger,
+        nullable=False,
+        comment="size at the build [byte; meta.number]",
     ),
     sa.Column(
-        "build_seconds", sa.REAL, nullable=False, comment="time of CREATE INDEX [s; time.duration]"
+        "build_seconds",
+        sa.REAL,
+        nullable=False,
+        comment="time of CREATE INDEX [s; time.duration]",
     ),
     sa.Column(
         "memory_bytes",
@@ -145,10 +154,16 @@ search_recall = sa.Table(
         comment="rows of the shortest answer [; meta.number]",
     ),
     sa.Column(
-        "median_ms", sa.REAL, nullable=False, comment="median time of an answer [ms; time.duration]"
+        "median_ms",
+        sa.REAL,
+        nullable=False,
+        comment="median time of an answer [ms; time.duration]",
     ),
     sa.Column(
-        "row_count", sa.BigInteger, nullable=False, comment="vectors at that time [; meta.number]"
+        "row_count",
+        sa.BigInteger,
+        nullable=False,
+        comment="vectors at that time [; meta.number]",
     ),
     _run(),
     sa.Column(
@@ -169,7 +184,10 @@ search_evaluation = sa.Table(
     _identity(),
     _encoder(),
     sa.Column(
-        "label_set", sa.Text, nullable=False, comment="where the labels are from [; meta.id]"
+        "label_set",
+        sa.Text,
+        nullable=False,
+        comment="where the labels are from [; meta.id]",
     ),
     sa.Column("class", sa.Text, nullable=False, comment="merger, edge_on, ... [; src.class]"),
     sa.Column("k", sa.Integer, nullable=False, comment="rows of an answer [; meta.number]"),
