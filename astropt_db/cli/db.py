@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from astropt_db.database.connect import DATABASE
+from astropt_db.cli.options import database_option
+from astropt_db.database.backup import backup as save
+from astropt_db.database.backup import restore as load
+from astropt_db.database.connect import DATABASE, Database, resolve
 from astropt_db.database.embedded import EmbeddedServer, ServerStatus, default_home
 
 
 @click.group()
 def db() -> None:
-    """Control the embedded PostgreSQL server.
+    """Control the embedded PostgreSQL server; back up and restore any database.
 
-    It lives in ASTROPT_DB_HOME, else in your data folder, and starts by itself whenever a command
-    needs a database and neither --db nor ASTROPT_DB_URL names one.
+    The server lives in ASTROPT_DB_HOME, else in your data folder, and starts by itself whenever
+    a command needs a database and neither --db nor ASTROPT_DB_URL names one.
     """
 
 
@@ -63,6 +68,50 @@ def url(tcp: bool, show_password: bool) -> None:
     _print_url(server, tcp=tcp, show_password=show_password)
     if not server.status().running:
         click.echo("the server does not run; start it with: astropt-db db start", err=True)
+
+
+@db.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@database_option
+def backup(file: Path, database: Database) -> None:
+    """Write everything in the database to FILE, in pg_dump's custom format.
+
+    The file appears when it is whole. Others may read and write meanwhile; the backup shows the
+    moment at which it began.
+    """
+    size = save(database, file)
+    click.echo(f"{file}: {size / 2**20:,.1f} MiB", err=True)
+
+
+@db.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--replace", is_flag=True, help="Drop what the database holds first.")
+@click.option("--db", "address", envvar="ASTROPT_DB_URL", metavar="URL", help="PostgreSQL address.")
+def restore(file: Path, replace: bool, address: str | None) -> None:
+    """Load a backup, all of it or nothing; older schemas are brought up to date.
+
+    The server may be of a newer major version than the one that the backup came from.
+    """
+    database = resolve(address)
+    load(database, file, replace)
+    click.echo(f"{database.safe_name} holds what {file} held", err=True)
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the embedded server's data to the PostgreSQL version of this installation.
+
+    Tables are copied, so there must be room on the disk; the old directory stays until you
+    remove it.
+    """
+    server = EmbeddedServer(default_home())
+    kept = server.upgrade()
+    version = server.status().version
+    if kept is None:
+        click.echo(f"nothing to do: {server.home} is of PostgreSQL {version} already", err=True)
+    else:
+        click.echo(f"{server.home} is of PostgreSQL {version} now; it was {kept}", err=True)
+        click.echo(f"once you are content, remove it: rm -r {shlex.quote(str(kept))}", err=True)
 
 
 def _print_url(server: EmbeddedServer, *, tcp: bool, show_password: bool) -> None:

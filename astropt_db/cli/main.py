@@ -15,11 +15,12 @@ import psycopg
 
 from astropt_db import __version__
 from astropt_db.errors import AstroptDbError
+from astropt_db.logs import set_up, without_passwords
 
 # Verb -> module:attribute and what it does. Modules are imported when their verb is used, so
 # that `astropt-db --help` does not wait for astropy and torch.
 VERBS = {
-    "db": ("astropt_db.cli.db:db", "Control the embedded PostgreSQL server."),
+    "db": ("astropt_db.cli.db:db", "Control the embedded server; back up and restore a database."),
     "demo": (
         "astropt_db.cli.demo:demo",
         "Make a small sky with known truth, load it and show the tables.",
@@ -47,6 +48,10 @@ VERBS = {
     "query": (
         "astropt_db.cli.query:query",
         'Run one read-only SQL statement and print its rows; "-" reads it from stdin.',
+    ),
+    "status": (
+        "astropt_db.cli.status:status",
+        "Show sources, vectors, queue, failures, quarantine, disk and the last runs.",
     ),
     "simulate": (
         "astropt_db.cli.simulate:simulate",
@@ -76,17 +81,21 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="astropt-db")
 @click.option("--debug", is_flag=True, envvar="ASTROPT_DB_DEBUG", help="Show tracebacks.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
-def cli(debug: bool, verbose: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar="ASTROPT_DB_LOG_FORMAT",
+    show_default=True,
+    help="Log lines on stderr for people, or one JSON object per line with the run's number.",
+)
+def cli(debug: bool, verbose: bool, log_format: str) -> None:
     """Euclid galaxies and their AstroPT embeddings in PostgreSQL.
 
     With neither --db nor ASTROPT_DB_URL, commands use a private PostgreSQL server in your data
     folder (ASTROPT_DB_HOME), which starts by itself.
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up(logging.INFO if verbose else logging.WARNING, log_format)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,5 +117,5 @@ def main(arguments: list[str] | None = None) -> None:
     except (AstroptDbError, psycopg.Error) as error:
         if debug:
             raise
-        click.echo(f"error: {str(error).strip()}", err=True)
+        click.echo(f"error: {without_passwords(str(error).strip())}", err=True)
         sys.exit(1)

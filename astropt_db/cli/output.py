@@ -67,16 +67,21 @@ def _csv_value(value: object) -> object:
 
 def _write_json(columns: Sequence[ResultColumn], rows: Iterable[Sequence[object]]) -> int:
     count = 0
-    keys = _distinct([column.name for column in columns])
     for row in rows:
-        values = (_json_value(v, c.type_oid) for c, v in zip(columns, row, strict=True))
-        record = dict(zip(keys, values, strict=True))
+        record = json_record(columns, row)
         click.echo(
             ("[\n" if count == 0 else ",\n") + json.dumps(record, ensure_ascii=False), nl=False
         )
         count += 1
     click.echo("[]" if count == 0 else "\n]")
     return count
+
+
+def json_record(columns: Sequence[ResultColumn], row: Sequence[object]) -> dict[str, object]:
+    """A row as a JSON object; 64-bit integers are strings."""
+    keys = _distinct([column.name for column in columns])
+    values = (_json_value(v, c.type_oid) for c, v in zip(columns, row, strict=True))
+    return dict(zip(keys, values, strict=True))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

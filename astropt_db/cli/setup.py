@@ -9,8 +9,8 @@ from astropt_db.cli.options import format_option, ready_database
 from astropt_db.cli.output import ResultColumn, write_rows
 from astropt_db.database import migrate
 from astropt_db.database.connect import resolve
-from astropt_db.database.health import examine
 from astropt_db.database.resources import latest_revision
+from astropt_db.operations.doctor import diagnose
 
 
 @click.command()
@@ -32,11 +32,11 @@ def init(url: str | None) -> None:
 @click.option("--db", "url", envvar="ASTROPT_DB_URL", metavar="URL", help="PostgreSQL address.")
 @format_option
 def doctor(url: str | None, output_format: str) -> None:
-    """Check server, schema and data; each finding comes with its remedy.
+    """Check server, schema, data, machine and weights; each finding comes with its remedy.
 
     Ends with exit code 1 if something is wrong.
     """
-    findings = examine(ready_database(url) if url is None else resolve(url))
+    findings = diagnose(ready_database(url) if url is None else resolve(url))
     columns = [ResultColumn(name) for name in ("state", "check", "finding", "remedy")]
     rows = [(f.state, f.check, f.finding, f.remedy) for f in findings]
     write_rows(columns, rows, output_format)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,9 @@ from astropt_db import __version__
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.resources import named_queries
 from astropt_db.errors import DatabaseError
+from astropt_db.logs import current_run, without_passwords
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,7 +55,7 @@ def recorded_run(
             queries["run_insert"],
             {
                 "command": command,
-                "arguments": Jsonb(dict(arguments)),
+                "arguments": Jsonb(_readable(arguments)),
                 "code_version": __version__,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -58,12 +63,16 @@ def recorded_run(
         ).fetchone()
     assert row is not None
     run = Run(row[0])
+    outer = current_run.set(run.id)
+    logger.info("%s begins", command)
     try:
         yield run
     except BaseException:
         run.failed = True
         raise
     finally:
+        logger.info("%s %s %s", command, "failed" if run.failed else "is done", run.counts)
+        current_run.reset(outer)
         # The server may be gone; the original error then matters more than this row.
         with suppress(DatabaseError, psycopg.Error), connect(database) as connection:
             connection.execute(
@@ -74,3 +83,8 @@ def recorded_run(
                     "counts": Jsonb(run.counts),
                 },
             )
+
+
+def _readable(arguments: Mapping[str, object]) -> object:
+    """The arguments as everybody may read them: addresses lose their passwords."""
+    return json.loads(without_passwords(json.dumps(dict(arguments), default=str)))

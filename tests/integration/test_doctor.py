@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import psycopg
 import pytest
 from conftest import temporary_database
+from vector_database import add_encoder, add_vectors
 
 from astropt_db.cli.main import main
 from astropt_db.database import health
@@ -16,6 +18,7 @@ from astropt_db.database.connect import DATABASE, Database
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.health import Finding, examine
 from astropt_db.database.provenance import recorded_run
+from astropt_db.operations import doctor as doctor_module
 
 
 def found(database: Database) -> dict[str, Finding]:
@@ -31,7 +34,10 @@ def execute(database: Database, *statements: str) -> None:
 def test_a_healthy_database(ready_database: Database) -> None:
     findings = found(ready_database)
     assert {finding.state for finding in findings.values()} == {"ok"}
-    assert set(findings) == {"connection", "server", "pgvector", "schema", "indexes", "quarantine"}
+    assert set(findings) == {
+        *("connection", "server", "pgvector", "schema", "roles", "indexes", "quarantine"),
+        *("orphans", "vectors"),
+    }
     assert findings["server"].finding.startswith("PostgreSQL 18.")
     assert all(not finding.remedy for finding in findings.values())
 
@@ -90,6 +96,70 @@ def test_an_index_that_is_not_valid(ready_database: Database) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("statement", "check", "finding"),
+    [
+        ("REVOKE SELECT ON q1.mer_catalogue FROM astropt_reader", "roles", "may not read"),
+        ("GRANT DELETE ON q1.mer_catalogue TO PUBLIC", "roles", "may write q1.mer_catalogue"),
+        (
+            "INSERT INTO q1.mer_catalogue (object_id, healpix29, ingest_file_id) VALUES (1, 0, 99)",
+            "counts",
+            "1 rows of q1.mer_catalogue come from no file",
+        ),
+    ],
+)
+def test_what_somebody_did_by_hand(
+    ready_database: Database, statement: str, check: str, finding: str
+) -> None:
+    execute(ready_database, statement)
+    assert found(ready_database)[check].state == "wrong"
+    assert finding in found(ready_database)[check].finding
+    assert found(ready_database)[check].remedy
+
+
+def test_vectors_without_source_and_partition(ready_database: Database) -> None:
+    encoder = add_encoder(ready_database, "vis", 4)
+    add_vectors(ready_database, encoder, np.arange(3), np.ones((3, 4), np.float32))
+    findings = found(ready_database)
+    assert findings["vectors"].state == "ok"
+    assert findings["orphans"].finding.startswith("3 rows of astropt.embedding have no row")
+    execute(ready_database, f"DROP TABLE astropt.embedding_{encoder.id}")
+    assert found(ready_database)["partitions"].state == "wrong"
+
+
+def test_weights_that_changed_and_weights_that_went(
+    ready_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_encoder(ready_database, "gone", 4)
+    execute(ready_database, "UPDATE astropt.encoder SET source = '/nowhere/a.safetensors'")
+
+    def weights() -> Finding:
+        return {one.check: one for one in doctor_module.diagnose(ready_database)}["weights of gone"]
+
+    assert weights().state == "note"
+    assert "encoder add PATH --name gone" in weights().remedy
+
+    class Other:
+        sha256 = "f" * 64
+
+    monkeypatch.setattr("astropt_db.astropt.encoder.load_encoder", lambda *_, **__: Other())
+    assert weights().state == "wrong"
+    assert "has changed since" in weights().finding
+
+
+def test_settings_that_lose_data(ready_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = "SELECT name, CASE name WHEN 'fsync' THEN 'off' WHEN 'full_page_writes' THEN 'off' "
+    settings += "WHEN 'data_checksums' THEN 'off' WHEN 'password_encryption' THEN 'md5' "
+    settings += "ELSE setting END, 1::bigint FROM pg_settings"
+    monkeypatch.setitem(health.named_queries(), "health_settings", settings)
+    findings = found(ready_database)
+    for name in ("fsync", "full_page_writes", "password_encryption"):
+        assert findings[name].state == "wrong"
+        assert findings[name].remedy
+    for name in ("data_checksums", "shared_buffers", "maintenance_work_mem"):
+        assert findings[name].state == "note"
+
+
 def test_runs_that_never_ended(ready_database: Database) -> None:
     with recorded_run(ready_database, "ingest catalogue", {}):
         assert "runs" not in found(ready_database)
@@ -140,7 +210,9 @@ def test_the_command_ends_with_0_where_nothing_is_wrong(doctor, ready_database: 
     assert code == 0
     assert "matches this astropt-db" in out
     code, out = doctor("--db", ready_database.url, "--format", "json")
-    assert {finding["state"] for finding in json.loads(out)} == {"ok"}
+    shown = {finding["check"]: finding["state"] for finding in json.loads(out)}
+    assert set(shown.values()) == {"ok"}
+    assert {"torch", "gpu"} <= set(shown)
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(doctor, database_url: str) -> None:

@@ -160,6 +160,12 @@ class Cluster:
         user.own(self.log, 0o600)
         return self._launch(user)
 
+    def stored_version(self) -> int | None:
+        """Major version that the data directory belongs to, None if there is none yet."""
+        if not self._is_initialised():
+            return None
+        return int((self.data_directory / "PG_VERSION").read_text().strip())
+
     def stop(self) -> None:
         """Stop the running server: open transactions are rolled back, the rest is written."""
         command = [self._program("pg_ctl"), "stop", "-w", "-t", f"{STOP_TIMEOUT:.0f}"]
@@ -187,9 +193,8 @@ class Cluster:
             if found != str(self.version):
                 raise ConfigurationError(
                     f"{self.data_directory}: belongs to PostgreSQL {found}, but this server is "
-                    f"PostgreSQL {self.version}. Upgrade the directory with pg_upgrade, or dump "
-                    f"it with PostgreSQL {found} and restore it here, or move it away to start "
-                    "anew."
+                    f"PostgreSQL {self.version}. Bring it there with: astropt-db db upgrade; or "
+                    "move it away to start anew."
                 )
         elif self.data_directory.exists() and any(self.data_directory.iterdir()):
             raise ConfigurationError(
@@ -204,7 +209,11 @@ class Cluster:
         return answer.stdout.split()[2]
 
     def _initialise(self, user: ServerUser, lock: int) -> None:
-        """Make the data directory under another name first, so that it is whole or absent.
+        """Make the data directory under another name first, so that it is whole or absent."""
+        self.make_fresh(user, lock).rename(self.data_directory)
+
+    def make_fresh(self, user: ServerUser, lock: int) -> Path:
+        """Make a data directory beside the right place; the caller renames it.
 
         initdb holds the lock too: if this client is killed, the next one waits for its end.
         """
@@ -229,7 +238,7 @@ class Cluster:
             raise self._failure("initdb failed", result.stdout)
         with (fresh / "postgresql.conf").open("a") as file:
             file.write(f"\ninclude '{SETTINGS_FILE}'\n")
-        fresh.rename(self.data_directory)
+        return fresh
 
     def _launch(self, user: ServerUser) -> Postmaster:
         # pg_ctl passes the names through a shell, so they are relative to the working directory.

@@ -26,6 +26,7 @@ from astropt_db.database.embedded.place import (
     socket_directory,
     write_private,
 )
+from astropt_db.database.embedded.upgrade import finish_upgrade, upgrade_cluster
 from astropt_db.errors import ConfigurationError
 
 if sys.platform != "win32":
@@ -125,6 +126,7 @@ class EmbeddedServer:
         """
         with explained_os_errors(self.home):
             require_local_disk(self._cluster.data_directory)
+            finish_upgrade(self.home)
             self._cluster.require_same_version()
             with self._locked() as lock:
                 running = self._cluster.settled()
@@ -155,6 +157,39 @@ class EmbeddedServer:
                     return False
                 self._cluster.stop()
                 return True
+
+    def upgrade(self) -> Path | None:
+        """Bring the data directory to this server's major version, and start the server.
+
+        Returns
+        -------
+        Where the old directory lies now, for its owner to remove; None if nothing was to do.
+
+        Raises
+        ------
+        ConfigurationError
+            When the disk has no room for a copy, or there are no programs of the old version.
+        DatabaseError
+            When ``pg_upgrade`` fails; the directory is then as it was.
+        """
+        with explained_os_errors(self.home):
+            require_local_disk(self._cluster.data_directory)
+            with self._locked() as lock:
+                kept = upgrade_cluster(self.home, self._cluster.version, lock)
+        self.start()
+        for name in self._databases():
+            with open_connection(self.url(name), autocommit=True) as connection:
+                found = connection.execute("SELECT FROM pg_extension WHERE extname = 'vector'")
+                if found.fetchone() is not None:
+                    connection.execute("ALTER EXTENSION vector UPDATE")
+        return kept
+
+    def _databases(self) -> list[str]:
+        with open_connection(self.url("postgres")) as connection:
+            rows = connection.execute(
+                "SELECT datname FROM pg_database WHERE datallowconn"
+            ).fetchall()
+        return [row[0] for row in rows if row[0] != "template0"]
 
     def status(self) -> ServerStatus:
         """Look at the server without changing anything."""

@@ -1,1 +1,0 @@
-"""Similarity search: queries, vector indexes and their recall, quality of the answers."""
