@@ -33,6 +33,10 @@ VERBS = {
         "astropt_db.cli.encoder:encoder",
         "Models that make vectors: add, list, convert and pre-train them.",
     ),
+    "export": (
+        "astropt_db.cli.export:export",
+        "Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file.",
+    ),
     "ingest": (
         "astropt_db.cli.ingest_verbs:ingest",
         "Load Euclid Q1 products, images and labels.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import psycopg
-from psycopg import sql
+from psycopg import IsolationLevel, sql
 from psycopg.pq import TransactionStatus
 
 from astropt_db.database.connect import Database, connect
@@ -36,16 +36,22 @@ class Result:
 
 
 @contextmanager
-def reading(database: Database, timeout_s: float = 0) -> Iterator[psycopg.Cursor]:
+def reading(
+    database: Database, timeout_s: float = 0, *, snapshot: bool = False
+) -> Iterator[psycopg.Cursor]:
     """Cursor in a read-only transaction, as the reader role where we may take it on.
 
     Parameters
     ----------
     timeout_s
         Seconds after which the server stops a statement; 0 means no limit.
+    snapshot
+        Whether all statements see the database as the first one did.
     """
     with connect(database) as connection:
         connection.read_only = True
+        if snapshot:
+            connection.isolation_level = IsolationLevel.REPEATABLE_READ
         with connection.cursor() as cursor:
             row = cursor.execute(
                 "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s "
@@ -79,18 +85,31 @@ def run_query(database: Database, query: str, timeout_s: float = 0) -> Iterator[
     DatabaseError
         With PostgreSQL's message and hint if the query is wrong, writes, or takes too long.
     """
+    # The query is the user's own text; read-only and least role are its limits. The stream
+    # holds the connection's lock until it is closed, also where nobody read it to its end.
+    with (
+        query_errors(timeout_s),
+        reading(database, timeout_s) as cursor,
+        closing(cast("Rows", cursor.stream(query.encode()))) as rows,
+    ):
+        first = next(rows, None)
+        columns = [(column.name, column.type_code) for column in cursor.description or ()]
+        if first is None:
+            columns = _described(cursor.connection, query)
+        yield Result(columns, _chain(first, rows))
+
+
+@contextmanager
+def query_errors(timeout_s: float) -> Iterator[None]:
+    """Say in one line what is wrong with the user's own SQL.
+
+    Raises
+    ------
+    DatabaseError
+        With PostgreSQL's message and hint instead of its exceptions.
+    """
     try:
-        # The query is the user's own text; read-only and least role are its limits. The stream
-        # holds the connection's lock until it is closed, also where nobody read it to its end.
-        with (
-            reading(database, timeout_s) as cursor,
-            closing(cast("Rows", cursor.stream(query.encode()))) as rows,
-        ):
-            first = next(rows, None)
-            columns = [(column.name, column.type_code) for column in cursor.description or ()]
-            if first is None:
-                columns = _described(cursor.connection, query)
-            yield Result(columns, _chain(first, rows))
+        yield
     except psycopg.errors.QueryCanceled as error:
         raise DatabaseError(
             f"the query was stopped after {timeout_s:g} s; ask for less, or raise --timeout"
