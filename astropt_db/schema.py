@@ -9,6 +9,7 @@ from astropt_db.embed import tables as embed_tables
 from astropt_db.images import tables as image_tables
 from astropt_db.predict import tables as prediction_tables
 from astropt_db.q1 import tables as q1_tables
+from astropt_db.search import tables as search_tables
 
 PARTS = (
     tables,
@@ -17,6 +18,7 @@ PARTS = (
     image_tables,
     embed_tables,
     prediction_tables,
+    search_tables,
     operation_tables,
 )
 """The modules that declare tables."""

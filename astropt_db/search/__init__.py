@@ -1,0 +1,1 @@
+"""Similarity search: queries, vector indexes and their recall, quality of the answers."""
