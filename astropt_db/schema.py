@@ -7,6 +7,7 @@ all, for the migrations and for the test that compares the two.
 from astropt_db.database import encoder_tables, operation_tables, tables
 from astropt_db.embed import tables as embed_tables
 from astropt_db.images import tables as image_tables
+from astropt_db.outliers import tables as outlier_tables
 from astropt_db.predict import tables as prediction_tables
 from astropt_db.q1 import tables as q1_tables
 from astropt_db.search import tables as search_tables
@@ -17,6 +18,7 @@ PARTS = (
     encoder_tables,
     image_tables,
     embed_tables,
+    outlier_tables,
     prediction_tables,
     search_tables,
     operation_tables,

@@ -25,7 +25,7 @@ SELECT
     l.log_mass_lower_68,
     l.log_mass_upper_68,
     l.is_extrapolated AS is_mass_extrapolated,
-    NULL::boolean AS is_outlier,
+    o.is_outlier,
     s.vis_det,
     s.det_quality_flag,
     s.spurious_flag,
@@ -35,7 +35,8 @@ FROM astropt.source AS s
 LEFT JOIN astropt.object_class AS c ON c.object_id = s.object_id
 LEFT JOIN astropt.morphology AS m ON m.object_id = s.object_id
 LEFT JOIN astropt.photoz AS z ON z.object_id = s.object_id
-LEFT JOIN astropt.stellar_mass AS l ON l.object_id = s.object_id;
+LEFT JOIN astropt.stellar_mass AS l ON l.object_id = s.object_id
+LEFT JOIN astropt.outliers AS o ON o.object_id = s.object_id;
 
 COMMENT ON VIEW astropt.catalogue IS
     'One row per source: position, magnitude, class, morphology, photometric redshift, stellar mass, outlier and quality flags, of the current predictors';
