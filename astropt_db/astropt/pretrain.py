@@ -9,7 +9,7 @@ matrices only, linear warm-up and cosine decay of the learning rate, gradients c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,11 +145,13 @@ class Trainer:
         Where ``state.pt`` is kept. If it holds one, the run continues from there.
     device
         Where to compute.
+    data
+        What decides the batches, as plain values: a run goes on only with the same.
 
     Raises
     ------
     ConfigurationError
-        If the folder holds a run with another configuration or other settings.
+        If the folder holds a run with another configuration, other settings or other data.
     """
 
     def __init__(
@@ -159,8 +161,10 @@ class Trainer:
         settings: Settings,
         folder: Path,
         device: str | torch.device = "cpu",
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.preprocessing, self.settings = config, preprocessing, settings
+        self.data = dict(data or {})
         self.folder, self.device = Path(folder), torch.device(device)
         self.rank, self.world = _place()
         if settings.accumulate % self.world:
@@ -215,6 +219,27 @@ class Trainer:
             if report is not None:
                 report(row)
         self.save_state()
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> int:
+        """Take over the weights whose names and shapes fit, before the first step.
+
+        A model of other bands has other tokenisers, but its blocks and positions fit.
+
+        Returns
+        -------
+        int
+            How many tensors were taken.
+        """
+        if self.iteration:
+            return 0
+        own = self.model.state_dict()
+        fitting = {
+            name: value
+            for name, value in weights.items()
+            if name in own and own[name].shape == value.shape
+        }
+        self.model.load_state_dict({**own, **fitting})
+        return len(fitting)
 
     @property
     def _share(self) -> int:
@@ -324,6 +349,7 @@ class Trainer:
             "model": self.config.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "settings": asdict(self.settings),
+            "data": self.data,
         }
 
     def _restore(self) -> None:
@@ -331,8 +357,8 @@ class Trainer:
         state = load_archive(path)
         if state.get("identity") != self._identity():
             raise ConfigurationError(
-                f"{path} belongs to a run with another model or other settings; use another "
-                "folder, or give the settings it was started with"
+                f"{path} belongs to a run with another model, other settings or other images; "
+                "use another folder, or give what it was started with"
             )
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])

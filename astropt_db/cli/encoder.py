@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from astropt_db.cli.options import database_option, format_option
 from astropt_db.cli.output import INT8_OID, ResultColumn, write_rows
+from astropt_db.cli.progress import StepProgress
 from astropt_db.database.connect import Database
 from astropt_db.database.encoders import find_encoder
 from astropt_db.database.reading import reading
 from astropt_db.database.resources import named_queries
+
+# As in astropt_db.astropt.pretrain.Settings, which would bring torch along; a test compares them.
+SETTINGS: dict[str, Any] = {
+    "iterations": 30_000,
+    "accumulate": 1,
+    "learning_rate": 6e-4,
+    "warmup": 2000,
+    "weight_decay": 0.1,
+    "tokens": None,
+    "full_every": 8,
+    "evaluate_every": 1000,
+    "evaluation_batches": 8,
+    "seed": 1337,
+}
+
+
+def _setting(name: str, text: str, default: Any = None) -> Callable[[Any], Any]:
+    """Option for a number of the training settings."""
+    default = SETTINGS.get(name, default)
+    real = isinstance(default, float)
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        type=click.FloatRange(0) if real else click.IntRange(0 if name == "warmup" else 1),
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
 
 
 @click.group()
@@ -106,6 +137,107 @@ def convert(source: str, target: str, allow: tuple[str, ...]) -> None:
 
     path = run(source, target, allow)
     click.echo(f"{path}; add it: astropt-db encoder add {path}")
+
+
+@encoder.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--modalities",
+    type=click.Choice(["vis", "vis_nisp", "vis_nisp_sed"]),
+    default="vis_nisp_sed",
+    show_default=True,
+    help="What it sees: VIS alone, four bands, or four bands and the SED.",
+)
+@click.option(
+    "--size",
+    type=click.Choice(["mini", "5M", "21M", "90M"]),
+    default="mini",
+    show_default=True,
+    help="Parameters; 90M is the architecture of the released Euclid models.",
+)
+@click.option("--name", help="Of the encoder's file. [default: SIZE-MODALITIES]")
+@click.option("--where", default="", metavar="SQL", help="Condition on astropt.source.")
+@click.option(
+    "--often",
+    default="",
+    metavar="SQL",
+    help="Condition for sources seen in every epoch. [default: all]",
+)
+@click.option(
+    "--rest-every",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="The other sources are seen in every k-th epoch.",
+)
+@_setting("iterations", "Steps.")
+@_setting("batch", "Sources in a micro-batch.", 16)
+@_setting("accumulate", "Micro-batches in a step, shared among processes.")
+@_setting("learning_rate", "Peak of the learning rate; it ends at a tenth.")
+@_setting("warmup", "Steps to the peak.")
+@_setting("weight_decay", "AdamW's decay of matrices.")
+@_setting("tokens", "Image tokens that most steps see. [default: all]")
+@_setting("full_every", "Every k-th step sees all tokens.")
+@_setting("evaluate_every", "Steps between validations; the state is saved with them.")
+@_setting("evaluation_batches", "Micro-batches of a validation.")
+@_setting("seed", "Of weights, order and orientations.")
+@click.option("--start", default="", metavar="ENCODER", help="Begin with its weights that fit.")
+@click.option(
+    "--memory", type=float, default=4.0, show_default=True, help="GiB of windows in memory."
+)
+@click.option(
+    "--store",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the numbers in the encoder's file.",
+)
+@click.option("--device", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]")
+@database_option
+def pretrain(
+    folder: Path,
+    modalities: str,
+    size: str,
+    name: str | None,
+    where: str,
+    often: str,
+    rest_every: int,
+    start: str,
+    memory: float,
+    store: str,
+    device: str | None,
+    database: Database,
+    **settings: Any,
+) -> None:
+    """Pre-train an encoder on registered images; FOLDER gets weights, state and curves.
+
+    Sources in the train share of astropt.split are learned from, those in the calibration share
+    give the validation loss. Run the same command again to go on exactly where the last state was
+    saved. On several GPUs: torchrun --nproc-per-node N -m astropt_db encoder pretrain ...
+    """
+    from astropt_db.astropt.pretrain import Settings
+    from astropt_db.encoders import pretraining
+    from astropt_db.encoders.training_data import Selection
+
+    job = pretraining.Job(
+        folder,
+        name or f"{size}-{modalities}",
+        modalities,
+        size,
+        settings.pop("batch"),
+        int(memory * 2**30),
+        start,
+        store,
+    )
+    how = Settings(**settings, final_rate=settings["learning_rate"] / 10)
+    selection = Selection(where, often, rest_every)
+    with StepProgress(how.iterations) as progress:
+        outcome = pretraining.pretrain(database, job, how, selection, device, progress.advance)
+    if outcome is not None:
+        click.echo(
+            f"{outcome.encoder}: {outcome.iterations:,} steps on {outcome.training:,} sources; "
+            f"curves in {folder}. Add it: astropt-db encoder add {outcome.encoder}"
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:

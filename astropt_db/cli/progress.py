@@ -1,4 +1,4 @@
-"""Progress over files, by bytes and rows: a bar on a terminal, a line per file elsewhere."""
+"""Progress over files or training steps: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -70,3 +70,50 @@ class FileProgress:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
             click.echo(line, err=True)
+
+
+class StepProgress:
+    """Progress on stderr over the steps of a training run, with its losses.
+
+    Parameters
+    ----------
+    total
+        Steps of the whole run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("pretrain"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, losses="")
+
+    def __enter__(self) -> StepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, losses: dict[str, float]) -> None:
+        """Note that a step is done; a validation is also printed."""
+        text = ", ".join(f"{k} {v:.4f}" for k, v in losses.items() if k != "iteration")
+        step = losses["iteration"]
+        self._bar.update(self._task, completed=step, losses=text)
+        if len(losses) > 2:
+            line = f"step {step:,.0f}: {text}"
+            if self._console.is_terminal:
+                self._bar.console.print(line, markup=False, highlight=False)
+            else:
+                click.echo(line, err=True)

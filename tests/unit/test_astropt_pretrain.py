@@ -109,7 +109,7 @@ def test_a_half_written_state_is_not_believed(tmp_path):
 
 def test_another_run_in_the_folder_is_refused(tmp_path):
     trainer(tmp_path).run(Galaxies(1), until=1)
-    with pytest.raises(ConfigurationError, match="another model or other settings"):
+    with pytest.raises(ConfigurationError, match="another model, other settings or other images"):
         trainer(tmp_path, seed=5)
 
 

@@ -1,0 +1,106 @@
+"""What a pre-training run looks like: its losses as table and picture, reconstructions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from astropt_db.astropt.layouts import Preprocessing
+from astropt_db.astropt.model import AstroPT
+from astropt_db.astropt.pretrain import Batch
+from astropt_db.astropt.sed import sed_tokens
+from astropt_db.astropt.tokens import image_tokens, unpatchify
+
+_SHOWN = 6
+_RANGE = 2.5
+
+
+def write_losses(history: Sequence[dict[str, float]], folder: Path) -> list[Path]:
+    """Write ``losses.csv``, a row for each step, and ``losses.png``."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    table = folder / "losses.csv"
+    with table.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    steps = np.array([row["iteration"] for row in history])
+    training = np.array([row["training"] for row in history])
+    window = max(len(steps) // 50, 1)
+    smooth = np.convolve(training, np.full(window, 1 / window), "valid")
+    axes.plot(steps, training, color="0.85", lw=0.5)
+    axes.plot(steps[window - 1 :], smooth, color="k", label=f"training, mean of {window} steps")
+    for name in names[2:]:
+        points = [(row["iteration"], row[name]) for row in history if name in row]
+        axes.plot(*zip(*points, strict=True), "o-", label=name.replace("_", ", ") + ", all tokens")
+    # The first steps would squeeze the rest into a line.
+    if len(smooth) > 10:
+        axes.set_ylim(0.97 * smooth.min(), 1.01 * smooth[len(smooth) // 20])
+    axes.set(xlabel="step", ylabel="Huber loss")
+    axes.legend()
+    picture = folder / "losses.png"
+    figure.savefig(picture, dpi=130)
+    return [table, picture]
+
+
+def write_reconstructions(
+    model: AstroPT, preprocessing: Preprocessing, batch: Batch, folder: Path
+) -> Path:
+    """Write ``reconstructions.png``: patches as the model gets them, and as it foresees them.
+
+    Each patch is predicted from those nearer to the centre; the first is not predicted.
+    """
+    some = Batch(batch.images[:_SHOWN], None if batch.sed is None else batch.sed[:_SHOWN])
+    real, predicted = reconstruct(model, preprocessing, some)
+    shown = [0] if preprocessing.bands == 1 else [0, preprocessing.bands - 1]
+    rows = [pair[:, band] for band in shown for pair in (real, predicted)]
+    columns = len(some.images)
+    size = (1.6 * columns, 1.6 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    labels = [f"{what}, band {band + 1}" for band in shown for what in ("seen", "foreseen")]
+    for row, label in enumerate(labels):
+        for column in range(columns):
+            axes[row, column].imshow(
+                rows[row][column], origin="lower", cmap="gray", vmin=-_RANGE, vmax=_RANGE
+            )
+            axes[row, column].set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(label)
+    picture = folder / "reconstructions.png"
+    figure.savefig(picture, dpi=110)
+    return picture
+
+
+def reconstruct(
+    model: AstroPT, preprocessing: Preprocessing, batch: Batch
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Standardised patches put in place: those of the images, and the model's predictions.
+
+    Returns
+    -------
+    tuple
+        Two float32 arrays ``(n, bands, side, side)``.
+    """
+    how, device = preprocessing, next(model.parameters()).device
+    images = batch.images.to(device)
+    patches = image_tokens(images, how.patch_size, None, how.spiral, how.bfloat16, how.scale)
+    tokens = {"images": patches}
+    if batch.sed is not None:
+        tokens["sed"], _ = sed_tokens(batch.sed.to(device))
+    with torch.no_grad():
+        predicted = model.predict(tokens)["images"]
+    predicted = torch.cat([torch.zeros_like(patches[:, :1]), predicted], dim=1)
+
+    def place(values: Tensor) -> NDArray[np.float32]:
+        image = unpatchify(values.float(), how.patch_size, how.spiral)
+        return np.asarray(image.cpu().numpy(), np.float32)
+
+    return place(patches), place(predicted)
