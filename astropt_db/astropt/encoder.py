@@ -106,6 +106,28 @@ class Encoder:
         count = self.preprocessing.bands
         return BANDS.get(count, tuple(f"band {i + 1}" for i in range(count)))
 
+    def window(self, pooling: str | Pooling = "paper", with_sed: bool = False) -> int:
+        """Side in pixels of the middle of an image that decides its vector.
+
+        The paper's pooling sees 64 of 196 patches, a square of 128 pixels in the middle; what
+        lies outside need not be read.
+
+        Parameters
+        ----------
+        pooling
+            As for :meth:`embed`.
+        with_sed
+            Whether there are SEDs. Where those follow all image tokens, all pixels count.
+        """
+        how, size = self.preprocessing, self.preprocessing.image_size
+        grid, count = size // how.patch_size, self._image_count(with_sed, resolve(pooling))
+        if not how.spiral:
+            return size
+        # Squares about the middle hold the first tokens of the spiral; their sides are even in an
+        # even grid, odd in an odd one.
+        side = next(k for k in range(grid % 2 or 2, grid + 1, 2) if k * k >= count or k == grid)
+        return side * how.patch_size
+
     @property
     def takes_sed(self) -> bool:
         """Whether the model has SED tokens of our design (see :mod:`.sed`)."""
@@ -126,7 +148,7 @@ class Encoder:
         ----------
         images
             float32 (n, bands, 224, 224) in the order VIS, Y, J, H, in any linear flux unit, NaN
-            where a pixel is missing.
+            where a pixel is missing; or the middle of them, as large as :meth:`window` says.
         sed
             float32 (n, 8, 2), flux and error in microjansky by slot
             (:func:`~astropt_db.astropt.sed.sed_from_columns` makes it), NaN where absent. Only
@@ -146,8 +168,8 @@ class Encoder:
         ConfigurationError
             If the pooling does not exist.
         """
-        self._check(images, sed)
         how = resolve(pooling)
+        self._check(images, sed, how)
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
         # One session for all batches: autocast then casts the weights once.
         with self._session():
@@ -159,9 +181,10 @@ class Encoder:
         self, images: Tensor, sed: Tensor | None = None, pooling: str | Pooling = "paper"
     ) -> Tensor:
         """Embed images that are already on the device, in one batch: :meth:`embed` for tensors."""
-        self._check(images, sed)
+        how = resolve(pooling)
+        self._check(images, sed, how)
         with self._session():
-            return self._encode(images, sed, resolve(pooling))
+            return self._encode(images, sed, how)
 
     def _batches(
         self, images: npt.NDArray[np.float32], sed: npt.NDArray[np.float32] | None
@@ -193,16 +216,21 @@ class Encoder:
         return vectors
 
     def _image_tokens(self, images: Tensor, sed: Tensor | None, pooling: Pooling) -> Tensor:
+        how, count = self.preprocessing, self._image_count(sed is not None, pooling)
+        return image_tokens(images, how.patch_size, count, how.spiral, how.bfloat16, how.scale)
+
+    def _image_count(self, with_sed: bool, pooling: Pooling) -> int:
+        """Image tokens that decide the vector."""
         model, how = self.checkpoint.model, self.preprocessing
         # In training the last token of a chain is only predicted, never read.
-        sees_all = sed is not None and not model.lead
+        sees_all = with_sed and not model.lead
         count = how.n_patches if sees_all else how.n_patches - 1
         # The official sampler hands over the first 64 tokens only; under causal attention those
         # states do not depend on the rest. An SED needs all image tokens that precede it.
         if pooling.tokens and pooling.reduce == "mean":
-            needed = pooling.tokens if sed is None else max(pooling.tokens, model.lead or count)
+            needed = pooling.tokens if not with_sed else max(pooling.tokens, model.lead or count)
             count = min(count, needed)
-        return image_tokens(images, how.patch_size, count, how.spiral, how.bfloat16, how.scale)
+        return count
 
     def _paper_tokens(self) -> int:
         tokens = min(POOLINGS["paper"].tokens or 0, self.preprocessing.n_patches - 1)
@@ -235,12 +263,14 @@ class Encoder:
                 stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
             yield
 
-    def _check(self, images: object, sed: object) -> None:
+    def _check(self, images: object, sed: object, pooling: Pooling) -> None:
         size, bands = self.preprocessing.image_size, len(self.bands)
         wanted = f"float32 (n, {bands}, {size}, {size}), bands {', '.join(self.bands)}"
         if not isinstance(images, (np.ndarray, Tensor)):
             raise InputError(f"images must be an array {wanted}, not {type(images).__name__}")
-        if images.ndim != 4 or tuple(images.shape[1:]) != (bands, size, size):
+        middle = self.window(pooling, sed is not None)
+        fitting = [(bands, side, side) for side in (size, middle)]
+        if images.ndim != 4 or tuple(images.shape[1:]) not in fitting:
             raise InputError(f"images have shape {tuple(images.shape)}; expected {wanted}")
         if not _is_float32(images):
             raise InputError(f"images are {images.dtype}; expected {wanted}")

@@ -33,6 +33,10 @@ VERBS = {
         "astropt_db.cli.encoder:encoder",
         "Models that make vectors: add, list, convert and pre-train them.",
     ),
+    "embed": (
+        "astropt_db.cli.embed:embed",
+        "Compute the vectors of all sources that have an image and no vector yet.",
+    ),
     "export": (
         "astropt_db.cli.export:export",
         "Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file.",
