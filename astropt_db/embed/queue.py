@@ -25,8 +25,8 @@ from astropt_db.embed.outcome import Outcome
 
 Int64 = NDArray[np.int64]
 _Connection = psycopg.Connection[Any]
-Blame = Literal["source", "tile", "server"]
-"""Whose fault a failure is: some source's, its tile's or files', or the server's."""
+Blame = Literal["source", "tile"]
+"""Whose fault a failure is: some source's, or that of the tile's files."""
 
 CHUNK_SIZE = 1000
 LEASE_S = 120.0

@@ -133,8 +133,6 @@ BEGIN
     END IF;
     UPDATE astropt.embed_chunk SET
         state = 'pending', error = detail, lease_until = NULL, worker = NULL,
-        -- What is wrong with the server is no fault of the chunk.
-        attempts = CASE WHEN kind = 'server' THEN found.attempts - 1 ELSE found.attempts END,
         not_before = clock_timestamp()
             + CASE WHEN kind = 'source' THEN interval '0'
                 ELSE interval '0.5 s' * 2 ^ least(found.attempts, 7) END
