@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from astropt_db.cli.options import database_option
+from astropt_db.database.accounts import RIGHTS, new_password, read_password, set_account
 from astropt_db.database.backup import backup as save
 from astropt_db.database.backup import restore as load
 from astropt_db.database.connect import DATABASE, Database, resolve
@@ -95,6 +96,29 @@ def restore(file: Path, replace: bool, address: str | None) -> None:
     database = resolve(address)
     load(database, file, replace)
     click.echo(f"{database.safe_name} holds what {file} held", err=True)
+
+
+@db.command()
+@click.argument("name")
+@click.option(
+    "--right", type=click.Choice(list(RIGHTS)), default="reader", show_default=True, help="May do."
+)
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Read the password from this file [default: make one and print it].",
+)
+@database_option
+def account(name: str, right: str, password_file: Path | None, database: Database) -> None:
+    """Make the account NAME on the server, or give it another password or right.
+
+    A reader sees, a worker writes what commands compute, an admin owns and upgrades.
+    """
+    password = new_password() if password_file is None else read_password(password_file)
+    is_new = set_account(database, name, right, password)
+    click.echo(f"{name} is {'a new account' if is_new else 'changed'}, a {right}", err=True)
+    if password_file is None:
+        click.echo(password)
 
 
 @db.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -84,17 +85,29 @@ def normalise(url: str) -> str:
 def resolve(url: str | None = None) -> Database:
     """Find the database: ``url``, else ``ASTROPT_DB_URL``, else the embedded server.
 
-    The embedded server is started if it does not run, and its database made if it is new.
+    An address without a password takes it from the file that ``ASTROPT_DB_PASSWORD_FILE`` names,
+    if it names one. The embedded server is started if it does not run, and its database made if
+    it is new.
     """
     url = url or os.environ.get("ASTROPT_DB_URL")
     if url:
-        return Database(normalise(url))
+        return Database(_with_password(normalise(url)))
     from astropt_db.database.embedded import EmbeddedServer, default_home
 
     server = EmbeddedServer(default_home())
     server.start()
     server.create_database(DATABASE)
     return Database(server.url(DATABASE), server)
+
+
+def _with_password(url: str) -> str:
+    """Add the password from ``ASTROPT_DB_PASSWORD_FILE``, as containers get their secrets."""
+    path = os.environ.get("ASTROPT_DB_PASSWORD_FILE")
+    if not path or conninfo_to_dict(url).get("password") is not None:
+        return url
+    from astropt_db.database.accounts import read_password
+
+    return make_conninfo(url, password=read_password(Path(path)))
 
 
 def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:
