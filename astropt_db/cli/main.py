@@ -20,6 +20,10 @@ from astropt_db.logs import set_up, without_passwords
 # Verb -> module:attribute and what it does. Modules are imported when their verb is used, so
 # that `astropt-db --help` does not wait for astropy and torch.
 VERBS = {
+    "cutout": (
+        "astropt_db.cli.cutout:cutout",
+        "Write pictures or FITS cut-outs of sources.",
+    ),
     "db": ("astropt_db.cli.db:db", "Control the embedded server; back up and restore a database."),
     "demo": (
         "astropt_db.cli.demo:demo",
