@@ -65,6 +65,10 @@ VERBS = {
         "astropt_db.cli.status:status",
         "Show sources, vectors, queue, failures, quarantine, disk and the last runs.",
     ),
+    "report": (
+        "astropt_db.cli.report:report",
+        "Write one self-contained page about everything in the database.",
+    ),
     "simulate": (
         "astropt_db.cli.simulate:simulate",
         "Write a small Q1-like release with known truth to DIRECTORY.",
