@@ -46,7 +46,7 @@ def new_file(target: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
         raise ConfigurationError(f"{target} is a folder; name a file")
     part = _beside(target)
     try:
-        with part.open("xb") as stream:
+        with part.open("wb") as stream:
             yield cast("BinaryIO", stream)
             stream.flush()
             os.fsync(stream.fileno())

@@ -36,7 +36,9 @@ _LIGHT = (0.15, 0.15, 0.7)
 _BLUR = (1.0, 1.0, 2.2)
 _MOST_COLOUR = 1.7
 _BRIGHTEST = 99.6
-_DARKEST_SIGMA = 1.5
+_DARKEST_SIGMA = 1.0
+_FAINTEST_SIGMA = 30.0
+"""A faint source does not use the whole range, or its picture would be all noise."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _stretch(channels: Float32) -> UInt8:
     sigma = 1.05 * float(np.median(steps)) or 1e-12
     height, width = light.shape
     middle = light[height // 4 : -height // 4 or None, width // 4 : -width // 4 or None]
-    top = max(float(np.percentile(middle, _BRIGHTEST)), 8 * sigma)
+    top = max(float(np.percentile(middle, _BRIGHTEST)), _FAINTEST_SIGMA * sigma)
     bottom = -_DARKEST_SIGMA * sigma
     softening = np.sqrt(3 * sigma * 0.1 * top)
     shown = np.arcsinh((light - bottom).clip(0) / softening)

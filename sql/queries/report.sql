@@ -62,7 +62,7 @@ FROM (
         row_number() OVER (PARTITION BY c.morphology_class ORDER BY c.mag_vis) AS place
     FROM astropt.catalogue AS c
     WHERE c.morphology_class IS NOT NULL AND c.mag_vis IS NOT NULL
-        AND coalesce(c.object_class, 'galaxy') = 'galaxy'
+        AND coalesce(c.object_class, 'galaxy') = 'galaxy' AND coalesce(c.point_like_prob, 0) < 0.5
 ) AS k
 WHERE k.place <= %(k)s
 ORDER BY k.n DESC, k.morphology_class, k.place

@@ -18,7 +18,7 @@ PALETTE = (
 )  # fmt: skip
 """Told apart by people with the common forms of colour blindness, on white and on dark grey."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 12, 48
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,13 @@ class Axis:
     ticks: bool = True
 
     @classmethod
-    def around(cls, title: str, values: Float64, reverse: bool = False, **more: bool) -> Axis:
-        """Limits that hold all finite values with a margin."""
+    def around(
+        cls, title: str, values: Float64, reverse: bool = False, left_out: float = 0, **more: bool
+    ) -> Axis:
+        """Limits that hold finite values with a margin, but a percentage at either end."""
         finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        low, high = np.percentile(finite, [left_out, 100 - left_out]) if len(finite) else (0.0, 1.0)
+        low, high = float(low), float(high)
         margin = 0.04 * (high - low) or 0.5
         ends = (low - margin, high + margin)
         return cls(title, *(reversed(ends) if reverse else ends), **more)
@@ -136,7 +139,7 @@ def _ticks(x: Axis, y: Axis, left: float, right: float, top: float, bottom: floa
     parts = [
         f"<text class='title' x='{(left + right) / 2}' y='{bottom + 40}' "
         f"text-anchor='middle'>{_text(x.title)}</text>",
-        f"<text class='title' transform='translate(15,{(top + bottom) / 2}) rotate(-90)' "
+        f"<text class='title' transform='translate(16,{(top + bottom) / 2}) rotate(-90)' "
         f"text-anchor='middle'>{_text(y.title)}</text>",
     ]
     for value in _nice(x) if x.ticks else []:
@@ -163,7 +166,7 @@ def _nice(axis: Axis) -> list[float]:
 def _legend(groups: Sequence[Points]) -> str:
     named = [group for group in groups if group.label]
     items = "".join(
-        f"<li><i style='background:{g.colour}'></i>{_text(g.label)} "
+        f"<li><i style='background:{g.colour}'></i>{_text(g.label.replace('_', ' '))} "
         f"<small>{len(g.x):,}</small></li>"
         for g in named
     )

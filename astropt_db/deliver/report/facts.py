@@ -18,10 +18,10 @@ from astropt_db.errors import AstroptDbError
 Rows = list[tuple[Any, ...]]
 
 MOST_POINTS = 6000
-_EXAMPLES = 6
+_EXAMPLES = 7
 _KINDS = 5
-_NEIGHBOURS = 7
-_OUTLIERS = 18
+_NEIGHBOURS = 6
+_OUTLIERS = 21
 _PICTURE_ARCSEC = 12.8
 _PREFERRED = ("merger", "spiral", "barred_spiral", "edge_on", "smooth", "featured")
 

@@ -52,8 +52,14 @@ def missing(anchor: str, title: str, what: str, commands: Sequence[str]) -> Sect
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
     """A table; numbers stand right, ids are in one width."""
-    head = "".join(f"<th>{text(h)}</th>" for h in headings)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    kept = [list(row) for row in rows]
+    numeric = [any(map(_is_number, column)) for column in zip(*kept, strict=True)]
+    numeric = numeric or [False] * len(headings)
+    head = "".join(
+        f"<th{' class=number' if right else ''}>{text(h)}</th>"
+        for h, right in zip(headings, numeric, strict=True)
+    )
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in kept)
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     return (
         f"<div class='scroll'><table>{title}<thead><tr>{head}</tr></thead>"
@@ -61,8 +67,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: st
     )
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and _is_number(value):
         shown = f"{value:,}" if isinstance(value, int) and abs(value) < 10**12 else text(value)
         return f"<td class='number'>{shown}</td>"
     return f"<td>{text(value)}</td>"

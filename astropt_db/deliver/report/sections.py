@@ -50,7 +50,7 @@ def contents(facts: Facts) -> Section:
     vectors = facts.rows["vector_counts"]
     made = [(f"vectors of {name}", count) for name, count in vectors]
     computed = table(["computed", "rows"], made) if made else ""
-    return Section("contents", "Contents", f"<div class='charts'>{loaded}{computed}</div>")
+    return Section("contents", "Contents", f"<div class='tables'>{loaded}{computed}</div>")
 
 
 def sky(facts: Facts) -> Section:
@@ -110,15 +110,15 @@ def space(facts: Facts) -> Section:
     ]
     chart = scatter(
         groups,
-        Axis.around(f"{method} 1", x, ticks=False),
-        Axis.around(f"{method} 2", y, ticks=False),
+        Axis.around(f"{method} 1", x, left_out=0.1, ticks=False),
+        Axis.around(f"{method} 2", y, left_out=0.1, ticks=False),
         f"{method} map of embeddings",
         height=460,
     )
     words = f"{method} of the vectors of encoder {encoder}; colours are the predicted classes."
-    more = "" if facts.rows["map"] else " Commands: astropt-db map makes a UMAP."
+    more = "" if facts.rows["map"] else " A UMAP, which keeps neighbours together: astropt-db map."
     note = f"<p class='note'>{text(words)}{text(more)}</p>"
-    return Section("map", title, f"<div class='charts'><div>{chart}</div></div>{note}")
+    return Section("map", title, f"<div class='charts'><div>{chart}{note}</div></div>")
 
 
 def _principal(vectors: Float64) -> tuple[Float64, Float64]:
@@ -193,8 +193,8 @@ def _mass_chart(rows: Rows) -> str:
     ]
     chart = scatter(
         groups,
-        Axis.around("photometric redshift", z),
-        Axis.around("log10 of stellar mass (M☉)", mass),
+        Axis.around("photometric redshift", z, left_out=0.3),
+        Axis.around("log10 of stellar mass (M☉)", mass, left_out=0.3),
         "Stellar mass over redshift",
     )
     return f"<div><h3>Mass and redshift</h3>{chart}</div>"
