@@ -1,11 +1,11 @@
-"""``astropt-db demo``: from nothing to tables, on a fresh machine."""
+"""``astropt-db demo``: from nothing to tables, pictures and a report, on a fresh machine."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from astropt_db.database.connect import DATABASE, Database, resolve
 from astropt_db.database.embedded import EmbeddedServer, default_home
 from astropt_db.database.reading import reading
 from astropt_db.database.resources import named_queries
+from astropt_db.errors import ConfigurationError
 from astropt_db.ingest.catalogue import Options
 
 _TABLES = (
     ("demo_products", "What is in the database"),
-    ("demo_fields", "Sources by field"),
-    ("demo_brightest", "The brightest galaxies with their photometric redshifts"),
-    ("demo_files", "Where the rows came from"),
+    ("demo_brightest", "The brightest galaxies with what is known of them"),
+    ("demo_similar", "What looks like the first of them, from the embeddings alone"),
+    ("demo_outliers", "The oddest sources, and why"),
 )
 
 
@@ -45,35 +46,89 @@ _TABLES = (
 )
 @click.option("--keep", is_flag=True, help="Leave the database for playing.")
 @click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    help="Page to write; an older report is replaced.",
+)
+@click.option(
     "--db",
     "url",
     envvar="ASTROPT_DB_URL",
     metavar="URL",
     help="Use this PostgreSQL instead of a private one; the demo's rows stay there.",
 )
-def demo(sources: int, seed: int, keep: bool, url: str | None) -> None:
-    """Make a small sky with known truth, load it and show the tables.
+def demo(sources: int, seed: int, keep: bool, target: Path, url: str | None) -> None:
+    """Make a small sky with known truth and do everything with it: a minute, and nothing to set up.
 
-    Needs no server, no GPU and no network. Without --keep nothing is left behind.
+    Simulates, ingests, embeds, trains, predicts, searches, and writes report.html. Needs no
+    server, no GPU and no network. Without --keep only the report is left behind.
     """
-    from astropt_db.simulate import simulate
-
-    started = time.monotonic()
-    with _database(url, keep) as database, tempfile.TemporaryDirectory() as folder:
+    _refuse_foreign(target)
+    say = _clock()
+    with _database(url, keep) as database, _sky(url, keep, sources, seed, say) as sky:
         migrate.upgrade(database.url)
-        _say(started, f"the database is ready: {database.safe_name}")
-        sky = Path(folder) / "sky"
-        summary = simulate(
-            sky, sources, 2, "EDF-N", seed, jobs=2, progress=lambda line: _say(started, line)
-        )
-        _say(started, f"wrote {len(summary.files)} files like those of Euclid Q1")
+        say(f"the database is ready: {database.safe_name}")
+        from astropt_db.deliver.demo import compute
+        from astropt_db.deliver.report import write_report
+
         reports = ingest_paths(database, [str(sky / "catalogs")], Options(), jobs=1)
-        _show_tables(database)
-        _say(started, "done")
+        compute(database, sky, say)
+        write_report(database, target, overwrite=True, title="A simulated Euclid field")
+        say(f"wrote {target}: open it in a browser")
+        example = _show_tables(database)
+        say("done")
+    _next_steps(example, keep, url)
     if any(report.state == "failed" for report in reports):
         raise SystemExit(1)
-    if keep and url is None:
-        _next_steps(database)
+
+
+def _clock() -> Callable[[str], None]:
+    started = time.monotonic()
+    return lambda line: click.echo(f"[{time.monotonic() - started:5.1f} s] {line}", err=True)
+
+
+def _refuse_foreign(target: Path) -> None:
+    """Replace nothing but a report of ours."""
+    if not target.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {target.parent}; make it first")
+    if target.exists() and b"name='generator' content='astropt-db'" not in _start(target):
+        raise ConfigurationError(
+            f"{target} exists and is no report of astropt-db; name another file: -o FILE"
+        )
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(500)
+
+
+@contextmanager
+def _sky(
+    url: str | None, keep: bool, sources: int, seed: int, say: Callable[[str], None]
+) -> Iterator[Path]:
+    """Folder of the simulated release: it stays where the database that points to it stays."""
+    from astropt_db.simulate import simulate
+
+    def draw(folder: Path) -> Path:
+        summary = simulate(folder, sources, 2, "EDF-N", seed, jobs=2, progress=say)
+        say(f"wrote {len(summary.files)} files like those of Euclid Q1")
+        return folder
+
+    if url is None and not keep:
+        with tempfile.TemporaryDirectory(prefix="astropt-") as temporary:
+            yield draw(Path(temporary) / "sky")
+        return
+    folder = demo_home().with_name(f"{demo_home().name}-sky") / f"{sources}-{seed}"
+    if not (folder / "truth.parquet").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        draw(folder)
+    else:
+        say(f"the sky is there: {folder}")
+    yield folder
 
 
 @contextmanager
@@ -82,7 +137,7 @@ def _database(url: str | None, keep: bool) -> Iterator[Database]:
     if url is not None:
         yield resolve(url)
         return
-    home = demo_home() if keep else Path(tempfile.mkdtemp(prefix="astropt-")) / "home"
+    home = demo_home() if keep else _temporary() / "home"
     server = EmbeddedServer(home)
     try:
         server.start()
@@ -94,31 +149,47 @@ def _database(url: str | None, keep: bool) -> Iterator[Database]:
             shutil.rmtree(home.parent, ignore_errors=True)
 
 
+def _temporary() -> Path:
+    """A folder that the server's user can pass through, where the demo runs as root."""
+    folder = Path(tempfile.mkdtemp(prefix="astropt-"))
+    folder.chmod(0o755)
+    return folder
+
+
 def demo_home() -> Path:
     """Where ``demo --keep`` leaves its server, apart from the user's own data."""
     return default_home().parent / f"{default_home().name}-demo"
 
 
-def _say(started: float, line: str) -> None:
-    click.echo(f"[{time.monotonic() - started:5.1f} s] {line}", err=True)
-
-
-def _show_tables(database: Database) -> None:
+def _show_tables(database: Database) -> int | None:
+    """Print the tables that hold something; returns the id of an example."""
     with reading(database) as cursor:
+        found = cursor.execute(named_queries()["demo_example"]).fetchone()
+        example = None if found is None else int(found[0])
         for name, title in _TABLES:
-            cursor.execute(named_queries()[name])
+            cursor.execute(named_queries()[name], {"id": example})
             columns = [
                 ResultColumn(c.name, c.type_code if c.name == "object_id" else 0)
                 for c in cursor.description or []
             ]
-            click.echo(f"\n{title}")
-            write_rows(columns, cursor.fetchall(), "table")
+            rows = cursor.fetchall()
+            if rows:
+                click.echo(f"\n{title}")
+                write_rows(columns, rows, "table")
     click.echo("")
+    return example
 
 
-def _next_steps(database: Database) -> None:
-    click.echo("The database stays. Try:")
-    click.echo(f"  export ASTROPT_DB_URL='{database.url}'")
-    click.echo("  astropt-db query 'SELECT field, avg(mag_vis) FROM astropt.source GROUP BY field'")
-    click.echo("  astropt-db query 'SELECT * FROM astropt.paper_selection LIMIT 5'")
-    click.echo(f"Stop it with: ASTROPT_DB_HOME='{demo_home()}' astropt-db db stop")
+def _next_steps(example: int | None, keep: bool, url: str | None) -> None:
+    """Three commands that show the way on."""
+    stays = keep or url is not None
+    click.echo("The database stays. Try:" if stays else "With --keep the database stays; then try:")
+    if url is None:
+        click.echo(f"  export ASTROPT_DB_HOME='{demo_home()}'")
+    address = '"$(astropt-db db url)"' if url is None else '"$ASTROPT_DB_URL"'
+    click.echo(f"  psql {address} -c 'TABLE astropt.catalogue LIMIT 5'")
+    click.echo("  astropt-db export catalogue -o catalogue.fits && topcat catalogue.fits")
+    if example is not None:
+        click.echo(f"  astropt-db similar {example} --top 5")
+    if keep and url is None:
+        click.echo("  astropt-db db stop")

@@ -70,9 +70,12 @@ def test_two_commands_do_all_the_set_up() -> None:
     assert all("-c constraints.txt" in command for command in (job, tests))
 
 
-def demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "astropt_db", "demo", "--sources", "60"]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+def demo(environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "astropt_db", "demo", "--sources", "80"]
+    home = {"ASTROPT_DB_HOME": str(folder / "home")}
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | home | environment, cwd=folder
+    )
 
 
 def shown_rows(output: str) -> dict[str, int]:
@@ -81,18 +84,30 @@ def shown_rows(output: str) -> dict[str, int]:
     return {name: int(rows) for name, rows in pairs}
 
 
-def test_the_main_job_runs_on_a_private_server() -> None:
-    done = demo({})
+def test_the_main_job_runs_on_a_private_server(tmp_path: Path) -> None:
+    done = demo({}, tmp_path)
     assert done.returncode == 0, done.stderr
     rows = shown_rows(done.stdout)
     assert rows["mer_catalogue"] == rows["phz_photo_z"] > 40
     assert "The brightest galaxies" in done.stdout
+    assert "What looks like the first" in done.stdout
+    assert "astropt-db similar" in done.stdout
+    assert "</html>" in (tmp_path / "report.html").read_text()
 
 
-def test_the_main_job_runs_on_a_given_server_and_twice(database_url16: str) -> None:
-    first = demo({"ASTROPT_DB_URL": database_url16})
+def test_the_main_job_runs_on_a_given_server_and_twice(database_url16: str, tmp_path: Path) -> None:
+    first = demo({"ASTROPT_DB_URL": database_url16}, tmp_path)
     assert first.returncode == 0, first.stderr
-    second = demo({"ASTROPT_DB_URL": database_url16})
+    second = demo({"ASTROPT_DB_URL": database_url16}, tmp_path)
     assert second.returncode == 0, second.stderr
     assert shown_rows(second.stdout) == shown_rows(first.stdout)
     assert "same content as before" in second.stderr
+    mine = tmp_path / "mine.html"
+    mine.write_text("<p>mine</p>")
+    foreign = subprocess.run(
+        [sys.executable, "-m", "astropt_db", "demo", "-o", str(mine)],
+        capture_output=True,
+        text=True,
+    )
+    assert foreign.returncode == 1
+    assert "is no report of astropt-db" in foreign.stderr

@@ -120,6 +120,7 @@ def page(title: str, lead: str, sections: Sequence[Section], foot: str) -> str:
     )
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='generator' content='astropt-db'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{text(title)}</title><style>{style}</style></head><body>"
         f"<header><h1>{text(title)}</h1>{lead}</header><nav>{links}</nav>"

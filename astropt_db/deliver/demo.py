@@ -1,0 +1,88 @@
+"""What ``astropt-db demo`` computes after its sky is in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from astropt_db.astropt.encoder import bundled_encoders
+from astropt_db.database.connect import Database, connect
+from astropt_db.database.provenance import recorded_run
+from astropt_db.embed.job import Settings, refresh_statistics, run_here
+from astropt_db.embed.queue import plan
+from astropt_db.encoders.registry import add_encoder
+from astropt_db.errors import DatabaseError
+from astropt_db.ingest.images import analyse, find_mosaics, register_mosaics
+from astropt_db.ingest.labels import LabelRequest, ingest_labels
+
+Say = Callable[[str], None]
+
+ENCODER = "mini-vis_nisp_sed"
+_LABELS = (
+    ("desi", "surveys/desi_zcatalog.fits"),
+    ("desi_mass", "surveys/desi_stellar_mass.fits"),
+    ("gaia_stars", "surveys/gaia_source.fits"),
+    ("zoobot", None),
+    ("phz_class", None),
+)
+
+
+def compute(database: Database, sky: Path, say: Say) -> None:
+    """Register the images, make vectors and labels.
+
+    Parameters
+    ----------
+    sky
+        Folder of a simulated release whose catalogues are in the database.
+    say
+        Told in a line what was done.
+
+    Raises
+    ------
+    DatabaseError
+        If a step did not do what it should.
+    """
+    register_images(database, sky, say)
+    load_labels(database, sky, say)
+    embed(database, say)
+
+
+def register_images(database: Database, sky: Path, say: Say) -> None:
+    """Register the mosaics where they lie; no pixel is copied."""
+    uris = find_mosaics(str(sky / "MER"))
+    with (
+        recorded_run(database, "ingest mosaics", {"paths": [str(sky / "MER")]}) as run,
+        connect(database, autocommit=True) as connection,
+    ):
+        reports = list(register_mosaics(connection, uris, run.id, replace=True))
+        analyse(connection, ["mosaic"])
+    failed = [one for one in reports if one.state == "failed"]
+    if failed:
+        raise DatabaseError(f"{failed[0].path}: {failed[0].message}")
+    say(f"registered {len(uris)} mosaics")
+
+
+def load_labels(database: Database, sky: Path, say: Say) -> None:
+    """Load what the heads learn from: spectra, masses, moving stars, volunteers' votes, classes."""
+    counts = []
+    for name, path in _LABELS:
+        request = LabelRequest(
+            name, None if path is None else sky / path, recipe=name, replace=True
+        )
+        with recorded_run(database, "ingest labels", {"recipe": name}) as run:
+            counts.append(f"{name} {ingest_labels(database, request, run.id).matched:,}")
+    say(f"labels: {', '.join(counts)}")
+
+
+def embed(database: Database, say: Say) -> None:
+    """Make the vectors of all sources with the bundled encoder."""
+    if ENCODER not in bundled_encoders():
+        raise DatabaseError(f"this installation lacks its encoder {ENCODER}; reinstall the package")
+    record = add_encoder(database, ENCODER, make_current=True).record
+    with connect(database, autocommit=True) as connection:
+        planned = plan(connection, record)
+    settings = Settings(encoder=record.name)
+    with recorded_run(database, "embed", settings.described()) as run:
+        run_here(database, settings, run.id)
+        refresh_statistics(database, record)
+    say(f"embedded {planned.sources:,} sources with {record.name}, {record.dimension} numbers each")
