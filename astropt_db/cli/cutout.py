@@ -22,7 +22,12 @@ from astropt_db.errors import ConfigurationError
     help="Side of the window in arcsec; the encoders see 22.4.",
 )
 @click.option(
-    "--format", "file_format", type=click.Choice(["png", "fits"]), default="png", show_default=True
+    "--format",
+    "file_format",
+    type=click.Choice(["png", "fits"]),
+    default="png",
+    show_default=True,
+    help="A picture (asinh stretch), or the bands in their own units.",
 )
 @click.option("--vis", is_flag=True, help="VIS in grey instead of VIS, Y and H in colour (PNG).")
 @click.option(
@@ -44,7 +49,7 @@ def cutout(
     overwrite: bool,
     database: Database,
 ) -> None:
-    """Write a picture (asinh stretch) or a FITS file of each source.
+    """Write pictures or FITS cut-outs of sources.
 
     Pixels come from the registered mosaics or cut-outs. A FITS file holds the bands in their own
     units with WCS and zero point.

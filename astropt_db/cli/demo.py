@@ -62,7 +62,7 @@ _TABLES = (
     help="Use this PostgreSQL instead of a private one; the demo's rows stay there.",
 )
 def demo(sources: int, seed: int, keep: bool, target: Path, url: str | None) -> None:
-    """Make a small sky with known truth and do everything with it: a minute, and nothing to set up.
+    """Make a small sky with known truth and do everything with it.
 
     Simulates, ingests, embeds, trains, predicts, searches, and writes report.html. Needs no
     server, no GPU and no network. Without --keep only the report is left behind.

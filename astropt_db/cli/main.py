@@ -27,7 +27,7 @@ VERBS = {
     "db": ("astropt_db.cli.db:db", "Control the embedded server; back up and restore a database."),
     "demo": (
         "astropt_db.cli.demo:demo",
-        "Make a small sky with known truth, load it and show the tables.",
+        "Make a small sky with known truth and do everything with it.",
     ),
     "doctor": (
         "astropt_db.cli.setup:doctor",

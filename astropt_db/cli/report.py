@@ -24,9 +24,9 @@ from astropt_db.database.connect import Database
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @database_option
 def report(target: Path, title: str | None, overwrite: bool, database: Database) -> None:
-    """Write one self-contained page: contents, sky, embedding map, redshifts, pictures, outliers.
+    """Write one self-contained page about everything in the database.
 
-    It needs no server and no network to be read. What is not there yet is named with the command
+    Contents, sky, embedding map, redshifts, masses, morphology, similar objects, outliers. It needs no server and no network to be read. What is not there yet is named with the command
     that makes it.
     """
     from astropt_db.deliver.report import write_report
