@@ -26,8 +26,9 @@ from astropt_db.database.connect import Database
 def report(target: Path, title: str | None, overwrite: bool, database: Database) -> None:
     """Write one self-contained page about everything in the database.
 
-    Contents, sky, embedding map, redshifts, masses, morphology, similar objects, outliers. It needs no server and no network to be read. What is not there yet is named with the command
-    that makes it.
+    Contents, sky, embedding map, redshifts, masses, morphology, similar objects, outliers.
+    It needs no server and no network to be read. What is not there yet is named with the
+    command that makes it.
     """
     from astropt_db.deliver.report import write_report
 
