@@ -48,11 +48,11 @@ def add_sources(database: Database, sources: Sources, magnitudes: np.ndarray | N
     ]
     if magnitudes is not None:
         flux = 10 ** (0.4 * (23.9 - magnitudes))
-        fields.append(Field("flux_detection_total", "double precision", 1.3 * flux[:, 2]))
+        fields.append(Field("flux_detection_total", "real", 1.3 * flux[:, 2]))
         for band, name in enumerate(FLUX_BANDS):
-            fields.append(Field(f"flux_{name}_2fwhm_aper", "double precision", flux[:, band]))
+            fields.append(Field(f"flux_{name}_2fwhm_aper", "real", flux[:, band]))
             error = np.full(n, 0.05)
-            fields.append(Field(f"fluxerr_{name}_2fwhm_aper", "double precision", error))
+            fields.append(Field(f"fluxerr_{name}_2fwhm_aper", "real", error))
     with connect(database) as connection, connection.cursor() as cursor:
         row = cursor.execute(
             "INSERT INTO astropt.run (command, arguments, code_version, host, pid, state) "

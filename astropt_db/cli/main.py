@@ -53,6 +53,10 @@ VERBS = {
         "astropt_db.cli.setup:init",
         "Make the database ready: tables, views, functions, roles.",
     ),
+    "predict": (
+        "astropt_db.cli.predictions:predict",
+        "Predict TASK for all sources that have the features and no prediction yet.",
+    ),
     "quarantine": (
         "astropt_db.cli.quarantine:quarantine",
         "Rows that could not be loaded: list them, look at one, try again.",
@@ -72,6 +76,10 @@ VERBS = {
     "simulate": (
         "astropt_db.cli.simulate:simulate",
         "Write a small Q1-like release with known truth to DIRECTORY.",
+    ),
+    "train": (
+        "astropt_db.cli.predictions:train",
+        "Train a predictor for TASK: photoz, stellar_mass, morphology, object_class or your own.",
     ),
 }
 

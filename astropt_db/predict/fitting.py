@@ -1,0 +1,250 @@
+"""From labelled features to a predictor: scale, head, calibration, novelty. No database here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from astropt_db.errors import ConfigurationError
+from astropt_db.predict import linear, mlp
+from astropt_db.predict.features import Batch
+from astropt_db.predict.mixture import fit_recalibration, target_grid
+from astropt_db.predict.models import Model, Neighbours
+from astropt_db.predict.novelty import fit_novelty
+from astropt_db.predict.predictor import Density, Logits, Predictor
+from astropt_db.predict.scaling import Scaler, fit_scaler
+from astropt_db.predict.tasks import Task
+
+HeadName = Literal["linear", "mlp", "knn"]
+HEADS: tuple[HeadName, ...] = ("linear", "mlp", "knn")
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+COMPONENTS = 3
+LEAST_SCALE = 0.005
+NEIGHBOURS = 20
+_KNN_COMPONENTS = 32
+_NOVELTY_SAMPLE = 20_000
+_LEAST_CALIBRATION = 20
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Sources with features and targets.
+
+    Attributes
+    ----------
+    batch
+        Features.
+    targets
+        float32 ``(n, t)``: the number, the shares with NaN in gaps, or one-hot classes.
+    """
+
+    batch: Batch
+    targets: Float32
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def take(self, rows: NDArray[Any] | slice) -> Labelled:
+        """Some of the sources."""
+        return Labelled(self.batch.take(rows), self.targets[rows])
+
+
+@dataclass
+class Fitted:
+    """A predictor and what was chosen on the way."""
+
+    predictor: Predictor
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+def fit(
+    task: Task,
+    head: HeadName,
+    train: Labelled,
+    calibration: Labelled,
+    seed: int,
+    settings: mlp.Settings | None = None,
+    *,
+    novelty: bool = True,
+) -> Fitted:
+    """Train and calibrate a predictor.
+
+    Parameters
+    ----------
+    train, calibration
+        Sources to learn from, and others to calibrate on.
+    seed
+        Same seed and data, same predictor.
+    settings
+        Of the network.
+    novelty
+        Whether to describe the training set for the flag of extrapolation.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such head.
+    """
+    if head not in HEADS:
+        raise ConfigurationError(f"there is no head {head!r}; there are: {', '.join(HEADS)}")
+    rng = np.random.default_rng(seed)
+    scaler = fit_scaler(train.batch)
+    make = _fit_density if task.kind == "density" else _fit_logits
+    fitted = make(task, head, scaler, train, calibration, rng, seed, settings or mlp.Settings())
+    if novelty:
+        sample = rng.permutation(len(train))[:_NOVELTY_SAMPLE]
+        description = fit_novelty(
+            scaler(train.batch.take(sample)),
+            scaler(calibration.batch),
+            train.batch.embedding.shape[1],
+            seed,
+        )
+        fitted.predictor = replace(fitted.predictor, novelty=description)
+    return fitted
+
+
+def _fit_density(
+    task: Task,
+    head: HeadName,
+    scaler: Scaler,
+    train: Labelled,
+    calibration: Labelled,
+    rng: np.random.Generator,
+    seed: int,
+    settings: mlp.Settings,
+) -> Fitted:
+    values = train.targets[:, 0].astype(np.float64)
+    values = np.log1p(values) if task.logarithmic else values
+    mean, deviation = float(values.mean()), float(values.std())
+    target = (values - mean) / deviation
+    notes: dict[str, float] = {}
+    components = 1
+    model: Model
+    if head == "linear":
+        model, notes = linear.fit_regression(train.batch, scaler, target, rng)
+    elif head == "mlp":
+        components = COMPONENTS
+        model = mlp.fit_network(
+            train.batch,
+            scaler,
+            target[:, None].astype(np.float32),
+            3 * components,
+            mlp.mixture_loss(LEAST_SCALE, components),
+            settings,
+            seed,
+        )
+    else:
+        # A width between neighbours' labels; the calibration sets the final one.
+        width = np.full(len(target), np.log(max(len(target), 2) ** -0.2 * 0.3))
+        raw = np.stack([np.zeros(len(target)), target, width], axis=1)
+        model = _neighbours(train.batch, scaler, raw.astype(np.float32), keep=True)
+    link = Density(
+        components,
+        LEAST_SCALE,
+        mean,
+        deviation,
+        target_grid(target),
+        fit_recalibration(np.empty(0)),
+    )
+    predictor = Predictor(task, head, scaler, model, link)
+    if len(calibration) >= _LEAST_CALIBRATION:
+        truth = calibration.targets[:, 0].astype(np.float64)
+        pit = predictor.pit(calibration.batch, truth)
+        link = replace(link, calibration=fit_recalibration(pit))
+    return Fitted(replace(predictor, link=link), notes)
+
+
+def _fit_logits(
+    task: Task,
+    head: HeadName,
+    scaler: Scaler,
+    train: Labelled,
+    calibration: Labelled,
+    rng: np.random.Generator,
+    seed: int,
+    settings: mlp.Settings,
+) -> Fitted:
+    targets, softmax = train.targets, task.kind == "classes"
+    notes: dict[str, float] = {}
+    members = 1
+    if head == "linear":
+        model: Model
+        model, notes = linear.fit_logistic(train.batch, scaler, targets, softmax, rng)
+    elif head == "mlp":
+        members = settings.members
+        loss = mlp.class_loss(_class_weights(targets)) if softmax else mlp.share_loss
+        model = mlp.fit_network(
+            train.batch, scaler, targets, targets.shape[1], loss, settings, seed
+        )
+    else:
+        model = _neighbours(train.batch, scaler, targets, keep=False)
+    width = targets.shape[1]
+    seen = np.isfinite(targets).any(axis=0)
+    known = np.asarray((np.nansum(targets, axis=0) > 0) & seen if softmax else seen, np.bool_)
+    link = Logits(members, np.ones(width, np.float32), np.zeros(width, np.float32), known)
+    predictor = Predictor(task, head, scaler, model, link)
+    if len(calibration) >= _LEAST_CALIBRATION:
+        raw = model.raw(scaler(calibration.batch))
+        logits = raw.reshape(len(raw), members, -1).mean(axis=1)
+        link = _calibrate(logits, calibration.targets, link, softmax)
+    return Fitted(replace(predictor, link=link), notes)
+
+
+def _class_weights(targets: Float32) -> Float32:
+    """Weights against the rarity of classes, mean 1; the square root keeps rare ones sane."""
+    share = np.maximum(targets.mean(axis=0), 1e-4)
+    weights = 1.0 / np.sqrt(share)
+    return np.asarray(weights / (weights * share).sum(), np.float32)
+
+
+def _neighbours(batch: Batch, scaler: Scaler, values: Float32, keep: bool) -> Neighbours:
+    x = scaler(batch)
+    centred = x.astype(np.float64)
+    spread, vectors = np.linalg.eigh(centred.T @ centred / len(x))
+    number = min(_KNN_COMPONENTS, x.shape[1])
+    projection = vectors[:, ::-1][:, :number].astype(np.float32)
+    # Half-whitened: leading components still count more, but do not decide alone.
+    projection /= np.maximum(spread[::-1][:number], 1e-6).astype(np.float32) ** 0.25
+    return Neighbours(projection, x @ projection, values, min(NEIGHBOURS, len(x)), keep)
+
+
+def _calibrate(logits: Float32, targets: Float32, link: Logits, softmax: bool) -> Logits:
+    """Gain and shift of each output that make the calibration set most likely."""
+    present = np.isfinite(targets)
+    clean = np.where(present, targets, 0.0).astype(np.float64)
+    width = logits.shape[1]
+    known = link.known & (present.sum(axis=0) >= _LEAST_CALIBRATION)
+    if softmax:
+        known = link.known & (clean.sum(axis=0) >= 3)
+
+    def loss(flat: Float64) -> float:
+        gain, shift = _unpack(flat, known, softmax)
+        calibrated = logits * gain + shift
+        if softmax:
+            calibrated = np.where(link.known, calibrated, -1e3)
+            top = calibrated.max(axis=1, keepdims=True)
+            normal = np.log(np.exp(calibrated - top).sum(axis=1, keepdims=True)) + top
+            entropy = -(clean * (calibrated - normal)).sum()
+        else:
+            entropy = ((np.logaddexp(0.0, calibrated) - clean * calibrated) * present).sum()
+        # Holds gain near 1 and shift near 0 where the calibration set says little.
+        return float(entropy + 0.5 * (np.log(gain) ** 2).sum() + 0.05 * (shift**2).sum())
+
+    start = np.zeros(2 * width)
+    found = minimize(loss, start, method="L-BFGS-B", options={"maxiter": 100})
+    gain, shift = _unpack(found.x, known, softmax)
+    return replace(link, gain=gain.astype(np.float32), shift=shift.astype(np.float32))
+
+
+def _unpack(flat: Float64, known: NDArray[np.bool_], softmax: bool) -> tuple[Float64, Float64]:
+    width = len(known)
+    shift = np.where(known, flat[width:], 0.0)
+    if softmax:  # one temperature for all classes
+        return np.full(width, np.exp(np.clip(flat[0], -3, 3))), shift
+    return np.where(known, np.exp(np.clip(flat[:width], -3, 3)), 1.0), shift

@@ -1,0 +1,243 @@
+"""Linear heads: ridge regression from normal equations, logistic regression by L-BFGS.
+
+Both pass over the features block by block, so that 300,000 vectors of 768 numbers need no more
+memory than their 2 bytes each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from astropt_db.predict.features import Batch
+from astropt_db.predict.models import Linear
+from astropt_db.predict.scaling import Scaler, blocks
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+PENALTIES = tuple(10.0**power for power in np.arange(-5.0, 1.1, 0.5))
+_LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+_SMALL = 30_000
+"""Rows up to which a logistic penalty is chosen by trying; above, the smallest serves."""
+
+
+@dataclass
+class Normal:
+    """Sums of products of features (with a last constant one) and targets.
+
+    Attributes
+    ----------
+    gram
+        float64 ``(p + 1, p + 1)``.
+    moment
+        float64 ``(p + 1, t)``.
+    squares
+        Sums of squared targets, float64 ``(t,)``.
+    n
+        Rows.
+    """
+
+    gram: Float64
+    moment: Float64
+    squares: Float64
+    n: int = 0
+
+    def __add__(self, other: Normal) -> Normal:
+        return Normal(
+            self.gram + other.gram,
+            self.moment + other.moment,
+            self.squares + other.squares,
+            self.n + other.n,
+        )
+
+    def mean_error(self, weights: Float64) -> Float64:
+        """Mean squared error of weights ``(p + 1, t)`` on these rows."""
+        fitted = np.einsum("ij,ij->j", weights, self.gram @ weights)
+        crossed = np.einsum("ij,ij->j", weights, self.moment)
+        return np.asarray((self.squares - 2 * crossed + fitted) / max(self.n, 1))
+
+
+def accumulate(
+    batch: Batch, scaler: Scaler, targets: Float64, held: NDArray[np.bool_]
+) -> tuple[Normal, Normal]:
+    """Normal equations of the rows to learn from and of those held back to choose a penalty."""
+    p, t = scaler.width + 1, targets.shape[1]
+    sums = [Normal(np.zeros((p, p)), np.zeros((p, t)), np.zeros(t)) for _ in range(2)]
+    for part in blocks(len(batch)):
+        x = np.ones((part.stop - part.start, p), np.float32)
+        x[:, :-1] = scaler(batch.take(part))
+        y = targets[part]
+        for one, rows in zip(sums, (~held[part], held[part]), strict=True):
+            if rows.any():
+                some, wanted = x[rows], y[rows]
+                one.gram += some.T @ some
+                one.moment += some.T @ wanted
+                one.squares += np.einsum("ij,ij->j", wanted, wanted)
+                one.n += len(some)
+    return sums[0], sums[1]
+
+
+def solve_ridge(learn: Normal, choose: Normal) -> tuple[Float64, Float64]:
+    """Ridge weights ``(p + 1, t)`` and the penalty chosen for each target.
+
+    The penalty with the least error on the rows held back is taken, then all rows are used.
+    """
+    penalties = np.asarray(PENALTIES)
+    errors = np.stack([choose.mean_error(_ridge(learn, one)) for one in penalties])
+    best = errors.argmin(axis=0)
+    both = learn + choose
+    weights = np.empty_like(both.moment)
+    for index in np.unique(best):
+        columns = best == index
+        weights[:, columns] = _ridge(both, penalties[index])[:, columns]
+    return weights, penalties[best]
+
+
+def _ridge(normal: Normal, penalty: float) -> Float64:
+    diagonal = np.full(len(normal.gram), penalty * max(normal.n, 1))
+    diagonal[-1] = 1e-9
+    return np.asarray(np.linalg.solve(normal.gram + np.diag(diagonal), normal.moment))
+
+
+def fit_regression(
+    batch: Batch, scaler: Scaler, target: Float64, rng: np.random.Generator
+) -> tuple[Linear, dict[str, float]]:
+    """Centre and width of one component for each source, both linear in the features.
+
+    The width is learned from the size of the residuals, so that it may differ between sources.
+
+    Parameters
+    ----------
+    target
+        Scaled, ``(n,)``.
+
+    Returns
+    -------
+    tuple
+        The head with raw outputs (logit, centre, log scale), and its penalties.
+    """
+    held = rng.random(len(batch)) < 0.15
+    learn, choose = accumulate(batch, scaler, target[:, None], held)
+    weights, penalty = solve_ridge(learn, choose)
+    centre = Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
+    size = np.empty(len(batch))
+    for part in blocks(len(batch)):
+        residual = target[part] - centre.raw(scaler(batch.take(part)))[:, 0]
+        size[part] = np.log(np.abs(residual) + 1e-3)
+    moments = accumulate_moment(batch, scaler, size, held)
+    for one, (moment, squares) in zip((learn, choose), moments, strict=True):
+        one.moment, one.squares = moment, squares
+    widths, width_penalty = solve_ridge(learn, choose)
+    # The mean of log |r| of a logistic variable of scale 1 is log(1) - 0.07; close enough to 0,
+    # and the calibration takes care of the rest.
+    none = np.zeros_like(weights)
+    weight = np.concatenate([none[:-1], weights[:-1], widths[:-1]], axis=1)
+    bias = np.concatenate([none[-1], weights[-1], widths[-1]])
+    head = Linear(weight.astype(np.float32), bias.astype(np.float32))
+    return head, {"penalty": float(penalty[0]), "width_penalty": float(width_penalty[0])}
+
+
+def accumulate_moment(
+    batch: Batch, scaler: Scaler, target: Float64, held: NDArray[np.bool_]
+) -> list[tuple[Float64, Float64]]:
+    """The moments of another target, where the Gram matrices are known already."""
+    p = scaler.width + 1
+    sums = [(np.zeros((p, 1)), np.zeros(1)) for _ in range(2)]
+    for part in blocks(len(batch)):
+        x = np.ones((part.stop - part.start, p), np.float32)
+        x[:, :-1] = scaler(batch.take(part))
+        for (moment, squares), rows in zip(sums, (~held[part], held[part]), strict=True):
+            moment += x[rows].T @ target[part][rows, None]
+            squares += (target[part][rows] ** 2).sum()
+    return sums
+
+
+def fit_logistic(
+    batch: Batch,
+    scaler: Scaler,
+    targets: Float32,
+    softmax: bool,
+    rng: np.random.Generator,
+) -> tuple[Linear, dict[str, float]]:
+    """Logistic regression on shares or on classes.
+
+    Parameters
+    ----------
+    targets
+        float32 ``(n, t)``: shares with NaN in gaps, or one-hot classes.
+    softmax
+        Whether the targets of a row sum to 1 (classes).
+
+    Returns
+    -------
+    tuple
+        The head, whose raw outputs are logits, and its penalty.
+    """
+    penalty = _LOGISTIC_PENALTIES[0]
+    held = rng.random(len(batch)) < 0.2
+    if len(batch) <= _SMALL and held.any() and not held.all():
+        losses = []
+        for trial in _LOGISTIC_PENALTIES:
+            head = _minimise(batch.take(~held), scaler, targets[~held], softmax, trial)
+            losses.append(_Loss(batch.take(held), scaler, targets[held], softmax, 0.0).of(head))
+        penalty = _LOGISTIC_PENALTIES[int(np.argmin(losses))]
+    return _minimise(batch, scaler, targets, softmax, penalty), {"penalty": penalty}
+
+
+def _minimise(
+    batch: Batch, scaler: Scaler, targets: Float32, softmax: bool, penalty: float
+) -> Linear:
+    loss = _Loss(batch, scaler, targets, softmax, penalty)
+    start = np.zeros((scaler.width + 1, targets.shape[1]))
+    options = {"maxiter": 60, "maxfun": 80}
+    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    weights = found.x.reshape(start.shape)
+    return Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
+
+
+class _Loss:
+    """Mean cross entropy with a ridge penalty, and its gradient, block by block."""
+
+    def __init__(
+        self, batch: Batch, scaler: Scaler, targets: Float32, softmax: bool, penalty: float
+    ) -> None:
+        self.batch, self.scaler, self.targets = batch, scaler, targets
+        self.softmax, self.penalty = softmax, penalty
+        self.present = np.isfinite(targets)
+        self.total = max(int(self.present.any(axis=1).sum()), 1)
+
+    def __call__(self, flat: Float64) -> tuple[float, Float64]:
+        weights = flat.reshape(-1, self.targets.shape[1])
+        head = Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
+        loss, gradient = 0.0, np.zeros_like(weights)
+        for part in blocks(len(self.batch)):
+            x = self.scaler(self.batch.take(part))
+            one, slope = self._block(head.raw(x), part)
+            loss += one
+            gradient[:-1] += x.T @ slope
+            gradient[-1] += slope.sum(axis=0)
+        ridge = self.penalty * weights[:-1]
+        gradient /= self.total
+        gradient[:-1] += ridge
+        return loss / self.total + 0.5 * float((ridge * weights[:-1]).sum()), gradient.ravel()
+
+    def of(self, head: Linear) -> float:
+        """Loss of a head."""
+        return self(np.concatenate([head.weight, head.bias[None]]).astype(np.float64).ravel())[0]
+
+    def _block(self, logits: Float32, part: slice) -> tuple[float, Float32]:
+        present = self.present[part]
+        target = np.where(present, self.targets[part], 0.0)
+        if self.softmax:
+            shifted = logits - logits.max(axis=1, keepdims=True)
+            normal = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            loss = -(target * (shifted - normal)).sum()
+            return float(loss), np.asarray(np.exp(shifted - normal) - target, np.float32)
+        softplus = np.logaddexp(0.0, logits)
+        loss = ((softplus - target * logits) * present).sum()
+        slope = (1.0 / (1.0 + np.exp(-logits)) - target) * present
+        return float(loss), np.asarray(slope, np.float32)

@@ -1,0 +1,304 @@
+"""The small network of arXiv:2503.15312 as a head: 64, 32, 16 with batch normalisation.
+
+The paper predicts one number by Huber loss. Here the last layer gives the parameters of a
+mixture, so that every prediction comes with its distribution, or logits of shares and classes.
+Several members, each trained with another part of the labels held back, are averaged.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from astropt_db.predict.features import Batch
+from astropt_db.predict.models import Network
+from astropt_db.predict.scaling import Scaler, blocks
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+Loss = Callable[[Tensor, Tensor], Tensor]
+WIDTHS = (64, 32, 16)
+_IN_MEMORY = 150_000_000
+_ONE_THREAD = 50_000
+_MOMENTUM, _EPSILON = 0.1, 1e-5
+"""Of batch normalisation, torch's own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    members
+        Networks in the ensemble.
+    widths
+        Units of the hidden layers.
+    dropout
+        Share of units left out in training; the paper has 0.3.
+    learning_rate, weight_decay
+        Of AdamW.
+    epochs, steps
+        At most; training stops when the labels held back are not predicted better any more.
+    patience
+        Epochs without improvement after which it stops.
+    held
+        Share of the labels held back.
+    labels_per_component
+        Labels for each principal component of the embedding that the network sees.
+    """
+
+    members: int = 3
+    widths: tuple[int, ...] = WIDTHS
+    dropout: float = 0.1
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    epochs: int = 80
+    steps: int = 4000
+    patience: int = 8
+    held: float = 0.12
+    labels_per_component: int = 80
+
+
+def mixture_loss(least_scale: float, components: int) -> Loss:
+    """Negative log likelihood of a mixture of logistic components."""
+
+    def loss(raw: Tensor, target: Tensor) -> Tensor:
+        logits, centre, log_scale = raw.reshape(len(raw), 3, components).unbind(1)
+        scale = least_scale + torch.exp(log_scale.clamp(-20, 10))
+        z = (target[:, :1] - centre) / scale
+        density = -z.abs() - 2 * nn.functional.softplus(-z.abs()) - torch.log(scale)
+        return -torch.logsumexp(torch.log_softmax(logits, 1) + density, dim=1).mean()
+
+    return loss
+
+
+def share_loss(raw: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of shares; each has the same weight, and gaps have none."""
+    present = torch.isfinite(target)
+    clean = torch.where(present, target, torch.zeros_like(target))
+    each = nn.functional.binary_cross_entropy_with_logits(raw, clean, reduction="none")
+    number = present.sum(dim=0)
+    means = (each * present).sum(dim=0) / number.clamp_min(1)
+    return means[number > 0].sum() if bool((number > 0).any()) else raw.sum() * 0.0
+
+
+def class_loss(weights: Float32) -> Loss:
+    """Cross entropy of classes, rare ones with more weight."""
+    tensor = torch.from_numpy(weights)
+
+    def loss(raw: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(raw, target.argmax(dim=1), weight=tensor)
+
+    return loss
+
+
+class Ensemble(nn.Module):
+    """The paper's network with another last layer, several members side by side.
+
+    Members share each step's products, which costs little more than one member alone.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        outputs: int,
+        settings: Settings,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        sizes = (inputs, *settings.widths, outputs)
+        self.dropout, self.generator = settings.dropout, generator
+        self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
+        self.gain, self.shift = nn.ParameterList(), nn.ParameterList()
+        for width, units in itertools.pairwise(sizes):
+            bound = width**-0.5
+            start = torch.empty(members, width, units).uniform_(-bound, bound, generator=generator)
+            self.weight.append(nn.Parameter(start))
+            self.bias.append(nn.Parameter(torch.zeros(members, 1, units)))
+        for k, units in enumerate(settings.widths):
+            self.gain.append(nn.Parameter(torch.ones(members, 1, units)))
+            self.shift.append(nn.Parameter(torch.zeros(members, 1, units)))
+            self.register_buffer(f"mean{k}", torch.zeros(members, 1, units))
+            self.register_buffer(f"variance{k}", torch.ones(members, 1, units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw outputs ``(members, n, outputs)`` of features ``(members, n, p)``."""
+        for k, (gain, shift) in enumerate(zip(self.gain, self.shift, strict=True)):
+            x = torch.baddbmm(self.bias[k], x, self.weight[k])
+            mean, variance = self.get_buffer(f"mean{k}"), self.get_buffer(f"variance{k}")
+            if self.training:
+                now_variance, now_mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
+                with torch.no_grad():
+                    mean.lerp_(now_mean, _MOMENTUM)
+                    variance.lerp_(now_variance, _MOMENTUM)
+                mean, variance = now_mean, now_variance
+            x = (x - mean) * (gain * torch.rsqrt(variance + _EPSILON)) + shift
+            x = nn.functional.leaky_relu(x, 0.01)
+            if self.training and self.dropout:
+                kept = torch.rand(x.shape, generator=self.generator) >= self.dropout
+                x = x * kept / (1 - self.dropout)
+        return torch.baddbmm(self.bias[-1], x, self.weight[-1])
+
+    def folded(self) -> Network:
+        """The same network with batch normalisation folded into weights and biases."""
+        layers = []
+        for k in range(len(self.weight)):
+            weight, bias = self.weight[k].detach().double(), self.bias[k].detach().double()
+            if k < len(self.gain):
+                mean, variance = self.get_buffer(f"mean{k}"), self.get_buffer(f"variance{k}")
+                factor = (self.gain[k].detach() * torch.rsqrt(variance + _EPSILON)).double()
+                bias = (bias - mean) * factor + self.shift[k].detach()
+                weight = weight * factor
+            layers.append((weight.float().numpy(), bias.float().squeeze(1).numpy()))
+        return Network(tuple(layers))
+
+
+def fit_network(
+    batch: Batch,
+    scaler: Scaler,
+    targets: Float32,
+    outputs: int,
+    loss: Loss,
+    settings: Settings,
+    seed: int,
+) -> Network:
+    """Train the ensemble, each member with another part of the labels held back.
+
+    Parameters
+    ----------
+    batch, scaler
+        Features and their scale.
+    targets
+        float32 ``(n, t)``.
+    outputs
+        Width of the last layer.
+    loss
+        Of raw outputs and targets of one member.
+    seed
+        Same seed, same head.
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    reduction = _reduction(batch, scaler, settings)
+    net = Ensemble(settings.members, reduction.shape[1], outputs, settings, generator)
+    # Products this small are slower on several threads, and sums then depend on their number.
+    threads = torch.get_num_threads()
+    if len(batch) < _ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        _train(net, _Rows(batch, scaler, targets, reduction), loss, settings, rng)
+    finally:
+        torch.set_num_threads(threads)
+    (weight, bias), *others = net.folded().layers
+    return Network(((np.asarray(reduction @ weight, np.float32), bias), *others))
+
+
+def _reduction(batch: Batch, scaler: Scaler, settings: Settings) -> Float32:
+    """Scaled features to those that the network sees, ``(p, q)``.
+
+    The embedding is reduced to so many principal components as the labels can tell apart; the
+    rest of the features stay. The first layer takes the product in, so predicting is no slower.
+    """
+    width = batch.embedding.shape[1]
+    number = int(np.clip(len(batch) // settings.labels_per_component, 8, max(width, 8)))
+    if width <= number:
+        return np.eye(scaler.width, dtype=np.float32)
+    gram = np.zeros((width, width))
+    for part in blocks(len(batch)):
+        x = scaler(batch.take(part))[:, :width]
+        gram += x.T @ x
+    vectors = np.linalg.eigh(gram)[1][:, ::-1][:, :number]
+    kept = scaler.width - width
+    out = np.zeros((scaler.width, number + kept), np.float32)
+    out[:width, :number] = vectors
+    out[width:, number:] = np.eye(kept)
+    return out
+
+
+class _Rows:
+    """Scaled features and targets of some rows; kept in memory where they are few."""
+
+    def __init__(self, batch: Batch, scaler: Scaler, targets: Float32, reduction: Float32) -> None:
+        self.batch, self.scaler, self.reduction = batch, scaler, reduction
+        self.targets = torch.from_numpy(np.ascontiguousarray(targets, np.float32))
+        small = len(batch) * scaler.width <= _IN_MEMORY
+        self.features = torch.from_numpy(scaler(batch) @ reduction) if small else None
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def take(self, rows: Int64) -> tuple[Tensor, Tensor]:
+        """Features and targets of rows ``(members, n)``."""
+        index = torch.from_numpy(rows)
+        if self.features is not None:
+            return self.features[index], self.targets[index]
+        flat = torch.from_numpy(self.scaler(self.batch.take(rows.ravel())) @ self.reduction)
+        return flat.reshape(*rows.shape, -1), self.targets[index]
+
+
+def _train(
+    net: Ensemble, rows: _Rows, loss: Loss, settings: Settings, rng: np.random.Generator
+) -> None:
+    members, n = settings.members, len(rows)
+    orders = np.stack([rng.permutation(n) for _ in range(members)]).astype(np.int64)
+    n_held = max(int(settings.held * n), min(10, n // 4))
+    held, learn = orders[:, :n_held], orders[:, n_held:]
+    size = int(np.clip(learn.shape[1] // 12, 16, 512))
+    epochs = int(np.clip(settings.steps // (learn.shape[1] / size), 8, settings.epochs))
+    optimiser = torch.optim.AdamW(
+        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    best, waited = np.full(members, np.inf), 0
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
+    for _ in range(epochs):
+        net.train()
+        shuffled = rng.permuted(learn, axis=1)
+        for start in range(0, shuffled.shape[1], size):
+            some = shuffled[:, start : start + size]
+            if some.shape[1] < 2:  # batch normalisation needs two
+                continue
+            features, targets = rows.take(some)
+            optimiser.zero_grad()
+            value = _total(net(features), targets, loss)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+        schedule.step()
+        current = _held_loss(net, rows, held, loss)
+        better = current < best - 1e-4
+        waited = 0 if better.any() else waited + 1
+        best = np.where(better, current, best)
+        for name, value in net.state_dict().items():
+            kept[name][torch.from_numpy(better)] = value[torch.from_numpy(better)]
+        if waited > settings.patience:
+            break
+    net.load_state_dict(kept)
+    net.eval()
+
+
+def _total(raw: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    return torch.stack([loss(one, two) for one, two in zip(raw, targets, strict=True)]).sum()
+
+
+@torch.no_grad()
+def _held_loss(net: Ensemble, rows: _Rows, held: Int64, loss: Loss) -> NDArray[np.float64]:
+    """Loss of each member on the rows that it holds back."""
+    net.eval()
+    total = np.zeros(len(held))
+    for start in range(0, held.shape[1], 4096):
+        some = held[:, start : start + 4096]
+        features, targets = rows.take(some)
+        raw = net(features)
+        each = [float(loss(one, two)) for one, two in zip(raw, targets, strict=True)]
+        total += np.array(each) * some.shape[1]
+    total /= max(held.shape[1], 1)
+    return np.where(np.isfinite(total), total, np.inf)
