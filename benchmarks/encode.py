@@ -34,6 +34,7 @@ from astropt_db.astropt import Encoder, read_checkpoint, save_checkpoint
 from astropt_db.astropt.encoder import Mode
 from astropt_db.astropt.layouts import Preprocessing
 from astropt_db.astropt.model import SIZES, AstroPT, Modality, ModelConfig
+from astropt_db.astropt.pretrain import configure
 from astropt_db.astropt.tokens import image_tokens
 
 PAPER_TOKENS = 64
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=64, help="objects in a batch (90M)")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--types", default="float32,bfloat16", help="of the 90M rows")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -51,19 +53,20 @@ def main() -> None:
           f"load {os.getloadavg()[0]:.1f}, batch {options.images}\n")  # fmt: skip
     print(f"{'':44}{'ours':>12}{'official':>12}{'ratio':>8}{'CPU':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        compare_90m(Path(folder), options.images, options.repeats)
+        types = [getattr(torch, name) for name in options.types.split(",") if name]
+        compare_90m(Path(folder), options.images, options.repeats, types)
         for name, bands in (("mini-vis", 1), ("mini-vis_nisp", 4)):
             mini(Path(folder), name, bands, options.repeats)
         if torch.cuda.is_available():
             gpu(Path(folder), options.repeats)
 
 
-def compare_90m(folder: Path, n: int, repeats: int) -> None:
+def compare_90m(folder: Path, n: int, repeats: int, types: list[torch.dtype]) -> None:
     """Time the released architecture, float32 and bfloat16, against the official package."""
     images = pixels(n, 4)
     tokens = image_tokens(torch.from_numpy(images), 16, PAPER_TOKENS, bfloat16=True)
     official = None
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in types:
         encoder = random_encoder(folder, "90M", 4, device="cpu", dtype=dtype)
         official = official or official_model(encoder)
         theirs = None
@@ -186,7 +189,8 @@ def random_encoder(folder: Path, size: str, bands: int, **options: Any) -> Encod
     torch.manual_seed(0)
     config = ModelConfig((Modality("images", 256 * bands),), **SIZES[size])
     weights = AstroPT(config).state_dict()
-    how = Preprocessing(bands, bfloat16=size == "90M")
+    ours = configure("mini", "vis_nisp" if bands == 4 else "vis")[1]
+    how = Preprocessing(bands, bfloat16=True) if size == "90M" else ours
     path = save_checkpoint(folder / f"{size}-{bands}", config, how, weights)
     return Encoder(read_checkpoint(path), **options)
 

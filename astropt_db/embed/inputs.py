@@ -11,23 +11,21 @@ import numpy as np
 import psycopg
 import torch
 from numpy.typing import NDArray
-from psycopg import sql
 from torch import Tensor
 
 from astropt_db.astropt.encoder import Encoder
 from astropt_db.astropt.pooling import Pooling
-from astropt_db.astropt.sed import SED_SLOTS, sed_from_columns
+from astropt_db.astropt.sed import sed_from_columns
 from astropt_db.database.resources import named_queries
 from astropt_db.embed.link import Link
 from astropt_db.embed.queue import Chunk
+from astropt_db.encoders.seds import MEASURE, catalogue_seds, rows_in_order
 from astropt_db.images.device import DeviceTile
 from astropt_db.images.registered import open_cutouts_of, open_tile
 from astropt_db.images.source import BANDS, Float32, Float64, ImageSource, Int64, UInt8
 from astropt_db.images.tiles import TileSource
 from astropt_db.q1.identity import decode, decodes_to_sky
 
-MEASURE = "2fwhm_aper"
-"""The photometry that SEDs are made of; ready-made ones may only have 1fwhm_aper."""
 _BATCH_BYTES = 96 << 20
 _BATCHES_AHEAD = 2
 _DEVICE_SHARE = 0.7
@@ -201,49 +199,10 @@ def positions(connection: _Connection, object_id: Int64) -> tuple[Float64, Float
     query, values = named_queries()["embed_positions"], {"ids": object_id.tolist()}
     rows = connection.execute(query, values, binary=True).fetchall()
     if rows:
-        place = _place(rows, object_id)
+        place = rows_in_order(rows, object_id)
         table = np.array([row[1:] for row in rows], np.float64)
         ra[place], dec[place] = table[:, 0], table[:, 1]
     return ra, dec
-
-
-def catalogue_seds(connection: _Connection, object_id: Int64) -> Float32:
-    """SEDs of sources, float32 ``(n, 8, 2)`` in microjansky, NaN where absent.
-
-    From the fluxes of the MER catalogue; of sources that it lacks, from ``q1.sed``.
-    """
-    sed = np.full((len(object_id), len(SED_SLOTS), 2), np.nan, np.float32)
-    values = {"ids": object_id.tolist()}
-    rows = connection.execute(named_queries()["embed_seds"], values, binary=True).fetchall()
-    if rows:
-        place = _place(rows, object_id)
-        both = np.array([row[1:] for row in rows], np.float32)
-        sed[place] = np.moveaxis(both, 1, 2)
-    query = sql.SQL("SELECT object_id, {} FROM q1.mer_catalogue WHERE object_id = ANY(%(ids)s)")
-    listed = sql.SQL(", ").join(map(sql.Identifier, _FLUX_COLUMNS))
-    rows = connection.execute(query.format(listed), values, binary=True).fetchall()
-    if rows:
-        place = _place(rows, object_id)
-        table = np.array([row[1:] for row in rows], np.float32)
-        found = sed_from_columns(dict(zip(_FLUX_COLUMNS, table.T, strict=True)), MEASURE)
-        some = ~np.isnan(found[..., 0]).all(axis=1)
-        sed[place[some]] = found[some]
-    return sed
-
-
-_FLUX_COLUMNS = [
-    f"{kind}_{band}_{MEASURE}"
-    for bands in SED_SLOTS.values()
-    for band in bands
-    for kind in ("flux", "fluxerr")
-]
-
-
-def _place(rows: list[Any], object_id: Int64) -> Int64:
-    """Where the object of each row stands in ``object_id``."""
-    ids = np.array([row[0] for row in rows], np.int64)
-    by_id = np.argsort(object_id, kind="stable")
-    return np.asarray(by_id[np.searchsorted(object_id, ids, sorter=by_id)], np.int64)
 
 
 def _fill_seds(

@@ -18,7 +18,7 @@ from astropt_db.astropt.pretrain import Batch
 from astropt_db.astropt.sed import sed_tokens
 from astropt_db.astropt.tokens import image_tokens, unpatchify
 
-_SHOWN = 6
+_SHOWN = 5
 _RANGE = 2.5
 
 
@@ -30,22 +30,17 @@ def write_losses(history: Sequence[dict[str, float]], folder: Path) -> list[Path
         writer = csv.DictWriter(stream, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    steps = np.array([row["iteration"] for row in history])
-    training = np.array([row["training"] for row in history])
-    window = max(len(steps) // 50, 1)
-    smooth = np.convolve(training, np.full(window, 1 / window), "valid")
-    axes.plot(steps, training, color="0.85", lw=0.5)
-    axes.plot(steps[window - 1 :], smooth, color="k", label=f"training, mean of {window} steps")
-    for name in names[2:]:
-        points = [(row["iteration"], row[name]) for row in history if name in row]
-        axes.plot(*zip(*points, strict=True), "o-", label=name.replace("_", ", ") + ", all tokens")
-    # The first steps would squeeze the rest into a line.
-    if len(smooth) > 10:
-        axes.set_ylim(0.97 * smooth.min(), 1.01 * smooth[len(smooth) // 20])
-    axes.set(xlabel="step", ylabel="Huber loss")
-    axes.legend()
+    # Losses of images, of SEDs and their mean are of different sizes: a panel for each.
+    curves = names[1:]
+    figure = Figure(figsize=(3.5 * len(curves), 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        rows = [(row["iteration"], row[name]) for row in history if name in row]
+        steps, values = np.array(rows).T
+        window = max(len(steps) // 50, 1) if name == "training" else 1
+        smooth = np.convolve(values, np.full(window, 1 / window), "valid")
+        axes.plot(steps[window - 1 :], smooth, "-" if window > 1 else "o-", color="k")
+        title = f"training, mean of {window} steps" if name == "training" else f"{name}, all tokens"
+        axes.set(title=title.replace("_", ", "), xlabel="step", ylabel="Huber loss")
     picture = folder / "losses.png"
     figure.savefig(picture, dpi=130)
     return [table, picture]
@@ -75,7 +70,7 @@ def write_reconstructions(
             axes[row, column].set(xticks=[], yticks=[])
         axes[row, 0].set_ylabel(label)
     picture = folder / "reconstructions.png"
-    figure.savefig(picture, dpi=110)
+    figure.savefig(picture, dpi=80)
     return picture
 
 

@@ -14,7 +14,7 @@ from astropt_db.database.connect import Database, connect
 from astropt_db.database.resources import named_queries
 from astropt_db.database.selection import select_ids
 from astropt_db.database.split import in_split
-from astropt_db.encoders.seds import read_seds
+from astropt_db.encoders.seds import catalogue_seds
 from astropt_db.encoders.training_images import Float64, Int64, Part
 from astropt_db.images.registered import (
     open_cutouts_of,
@@ -70,7 +70,7 @@ def training_parts(
             turn = np.ones(len(object_id), np.int64)
             if often is not None:
                 turn[~np.isin(object_id, often)] = selection.rest_every
-            sed = read_seds(connection, object_id) if with_sed else None
+            sed = catalogue_seds(connection, object_id) if with_sed else None
             for share, parts in (("train", training), (VALIDATION, validation)):
                 mine = in_split(object_id, share)
                 some = None if sed is None else sed[mine]

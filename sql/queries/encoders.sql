@@ -34,9 +34,6 @@ FROM astropt.encoder ORDER BY name
 -- name: encoder_vectors
 SELECT count(*) FROM astropt.embedding WHERE encoder_id = %(id)s
 
--- name: seds_of
-SELECT object_id, flux, flux_error FROM q1.sed WHERE object_id = ANY(%(ids)s)
-
 -- name: cutouts_without_tile
 SELECT object_id, right_ascension, declination FROM astropt.image_place
 WHERE tile IS NULL AND has_cutout ORDER BY object_id

@@ -17,7 +17,7 @@ from astropt_db.astropt import load_encoder
 from astropt_db.cli.encoder import SETTINGS
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.split import in_split
-from astropt_db.encoders.seds import read_seds
+from astropt_db.encoders.seds import catalogue_seds
 from astropt_db.encoders.training_data import Selection, training_parts
 
 FEW = ("--iterations", 4, "--batch", 4, "--accumulate", 2, "--warmup", 1, "--evaluate-every", 2,
@@ -64,8 +64,8 @@ def test_seds_in_any_order(sky_database: Database) -> None:
             "INSERT INTO q1.sed (object_id, flux, flux_error, origin, run_id) "
             "VALUES (99, array_fill(2.0, ARRAY[8]), array_fill(0.5, ARRAY[8]), 'a test', 1)"
         )
-        seds = read_seds(connection, some)
-        np.testing.assert_array_equal(seds[:5], read_seds(connection, ids)[7:2:-1])
+        seds = catalogue_seds(connection, some)
+        np.testing.assert_array_equal(seds[:5], catalogue_seds(connection, ids)[7:2:-1])
         ((flux,),) = connection.execute(
             "SELECT flux_vis_2fwhm_aper FROM q1.mer_catalogue WHERE object_id = %s",
             [some[0].item()],

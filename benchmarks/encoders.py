@@ -1,0 +1,284 @@
+"""What the encoders have learned: losses beside what can be predicted, and linear probes.
+
+    python benchmarks/encoders.py FIT TEST mini-vis mini-vis_nisp ... [--json FILE]
+
+FIT (one or several, with commas between) and TEST are simulated releases (``astropt-db simulate``);
+no encoder may have been trained on TEST.
+Losses are those of the sources of TEST that the paper would select, over the 63 predictions that
+end in the paper's vector and over all: beside the model, predicting each patch's mean (0), and a
+floor: the loss of somebody who knows the noiseless patch, from the noise map. "With light": patches
+whose light varies more than their noise. "Foreseen" is the model's share of the way from the patch
+mean to the floor, which no causal model can go to its end.
+
+Probes are linear (ridge, logistic; strength by cross-validation on FIT), fitted on vectors of FIT
+and scored on TEST, beside the same for an untrained model of the same size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from astropy.io import fits
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from astropt_db.astropt import Encoder, load_encoder, sed_from_columns
+from astropt_db.astropt.model import AstroPT
+from astropt_db.astropt.sed import sed_tokens
+from astropt_db.astropt.tokens import image_tokens, patchify
+from astropt_db.images.mosaic import read_header
+from astropt_db.images.source import BANDS
+from astropt_db.images.tiles import TileSource
+
+CENTRAL = 64
+TYPES = {
+    "elliptical": 0, "lenticular": 0, "spiral": 1, "barred_spiral": 1, "ring": 1, "edge_on": 2,
+    "irregular": 3, "merger": 4,
+}  # fmt: skip
+
+
+@dataclass
+class Sky:
+    """Sources of a simulated release, with windows, noise and truth, in one order."""
+
+    pixels: np.ndarray
+    rms: np.ndarray
+    sed: np.ndarray
+    truth: dict[str, np.ndarray]
+    bright: np.ndarray
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("fit")
+    parser.add_argument("test", type=Path)
+    parser.add_argument("encoders", nargs="+")
+    parser.add_argument("--others", type=int, default=600, help="sources beside the selection")
+    parser.add_argument("--losses", type=int, default=384, help="sources for the losses")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    fits_skies = [read_sky(Path(one), options.others) for one in options.fit.split(",")]
+    fit, test = joined(fits_skies), read_sky(options.test, options.others, noise=True)
+    print(f"{len(fit.bright):,} and {len(test.bright):,} sources, "
+          f"{fit.bright.sum():,} and {test.bright.sum():,} of the paper's selection\n")  # fmt: skip
+    found = {}
+    for name in options.encoders:
+        encoder = load_encoder(name, "cpu")
+        untrained = load_encoder(name, "cpu")
+        torch.manual_seed(1)
+        untrained.model = AstroPT(encoder.checkpoint.model).eval()
+        found[Path(name).stem] = {
+            "losses": losses(load_encoder(name, "cpu", "reference"), test, options.losses),
+            "probes": probes(encoder, fit, test),
+            "probes_untrained": probes(untrained, fit, test),
+        }
+        show(Path(name).stem, found[Path(name).stem])
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def joined(skies: list[Sky]) -> Sky:
+    """Put the sources of several releases together, without their noise."""
+    pixels = np.concatenate([sky.pixels for sky in skies])
+    sed, bright = (np.concatenate([getattr(s, n) for s in skies]) for n in ("sed", "bright"))
+    names = skies[0].truth
+    truth = {name: np.concatenate([sky.truth[name] for sky in skies]) for name in names}
+    return Sky(pixels, np.empty(0), sed, truth, bright)
+
+
+def read_sky(folder: Path, others: int, noise: bool = False) -> Sky:
+    """Windows of the paper's selection and of some other sources of a release."""
+    table = pq.read_table(folder / "truth.parquet").to_pandas().set_index("object_id")
+    table = table[table.detected]
+    parts: list[tuple[np.ndarray, ...]] = []
+    frames = []
+    for path in sorted(folder.glob("catalogs/MER_FINAL_CATALOG/*/EUC_MER_FINAL-CAT*")):
+        rows = fits.getdata(path, 1)
+        rows = rows[np.isin(rows["OBJECT_ID"], table.index)]
+        magnitude = 23.9 - 2.5 * np.log10(np.maximum(rows["FLUX_DETECTION_TOTAL"], 1e-9))
+        area = rows["SEGMENTATION_AREA"]
+        bright = (area > 700) | ((magnitude < 20.5) & (area > 200))
+        some = np.flatnonzero(~bright)
+        some = np.random.default_rng(1).permutation(some)[: others // 4]
+        keep = np.sort(np.append(np.flatnonzero(bright), some))
+        rows, bright = rows[keep], bright[keep]
+        ids = np.asarray(rows["OBJECT_ID"], np.int64)
+        place = (np.asarray(rows["RIGHT_ASCENSION"], float), np.asarray(rows["DECLINATION"], float))
+        mosaics = [read_header(str(one)) for one in folder.glob(f"MER/{path.parent.name}/*/*")]
+        images = TileSource([one for one in mosaics if one.kind == "BGSUB"], BANDS, np.nan)
+        maps = [replace(one, kind="BGSUB") for one in mosaics if one.kind == "RMS" and noise]
+        names = [n for n in rows.dtype.names if n.endswith("_2FWHM_APER")]
+        sed = sed_from_columns({n: np.asarray(rows[n], np.float32) for n in names})
+        pixels = images.cutouts(ids, *place).pixels
+        rms = TileSource(maps, BANDS, np.nan).cutouts(ids, *place).pixels if noise else pixels[:0]
+        parts.append((pixels, rms, sed, bright))
+        frames.append(table.loc[ids])
+    pixels, rms, sed, bright = (np.concatenate(one) for one in zip(*parts, strict=True))
+    truth = {
+        name: np.concatenate([frame[name].to_numpy() for frame in frames])
+        for name in ("kind", "morphology", "redshift", "log_mass")
+    }
+    if not noise:
+        return Sky(pixels, rms, sed, truth, bright)
+    # The map gives the noise of independent pixels; resampling has made neighbours alike and the
+    # scatter of a single pixel smaller.
+    ratio = np.nanmedian(np.abs(pixels / rms), axis=(0, 2, 3)) / norm.ppf(0.75)
+    return Sky(pixels, rms * ratio[:, None, None].astype(np.float32), sed, truth, bright)
+
+
+def losses(encoder: Encoder, sky: Sky, count: int) -> dict[str, dict[str, float]]:
+    """Mean Huber losses by group of patches, and of the SED."""
+    chosen = np.flatnonzero(sky.bright)[:count]
+    parts = [
+        part_losses(encoder, sky, chosen[first : first + 32]) for first in range(0, len(chosen), 32)
+    ]
+    patches, lit = (torch.cat([part[k] for part in parts]) for k in (0, 1))
+    usable = torch.isfinite(patches).all(dim=-1)
+    central = torch.zeros_like(usable)
+    central[:, : CENTRAL - 1] = True
+    groups = {"central": central, "central, with light": central & lit, "all": usable}
+    found = {}
+    for name, group in groups.items():
+        mean, ours, floor = patches[group & usable].mean(dim=0).tolist()
+        found[name] = {
+            "share": float((group & usable).sum() / usable.sum()),
+            "patch_mean": mean, "model": ours, "floor": floor,
+            "foreseen": (mean - ours) / (mean - floor),
+        }  # fmt: skip
+    if encoder.takes_sed:
+        mean, ours = np.mean([part[2] for part in parts], axis=0)
+        found["sed"] = {"band_mean": float(mean), "model": float(ours)}
+    return found
+
+
+def part_losses(
+    encoder: Encoder, sky: Sky, some: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    """Losses of some sources.
+
+    Returns
+    -------
+    tuple
+        For each predicted patch, the losses of its mean, of the model and of the floor
+        ``(n, 195, 3)``; whether it has more light than noise; losses of the SED, of the bands'
+        means and of the model.
+    """
+    how = encoder.preprocessing
+    images = torch.from_numpy(sky.pixels[some, : how.bands])
+    tokens = {"images": image_tokens(images, how.patch_size, scale=how.scale)}
+    if encoder.takes_sed:
+        tokens["sed"], present = sed_tokens(torch.from_numpy(sky.sed[some]))
+    with torch.no_grad():
+        predicted = encoder.model.predict(tokens)
+    scale = torch.tensor(how.scale or (1.0,) * how.bands).repeat(how.patch_size**2)
+    raw = patchify(images, how.patch_size) * scale
+    sigma = patchify(torch.from_numpy(sky.rms[some, : how.bands]), how.patch_size) * scale
+    ratio = (sigma / raw.std(dim=-1, keepdim=True)).clamp(max=1.0)[:, 1:]
+    known = torch.isfinite(raw[:, 1:]) & torch.isfinite(ratio)
+    target = tokens["images"][:, 1:]
+    values = [huber(target), huber(target - predicted["images"]), expected_huber(ratio)]
+    patches = torch.stack([patch_mean(one, known) for one in values], dim=-1)
+    sed = []
+    if encoder.takes_sed:
+        flux, use = tokens["sed"][..., 0], present[..., 0] > 0
+        mean = (flux * use).sum(dim=0) / use.sum(dim=0)
+        sed = [float(huber(flux - one)[use].mean()) for one in (mean, predicted["sed"][..., 0])]
+    return patches, patch_mean(ratio**2, known) < 0.5, sed
+
+
+def huber(error: torch.Tensor) -> torch.Tensor:
+    """Huber loss, delta 1, of each number."""
+    return torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5)
+
+
+def expected_huber(sigma: torch.Tensor) -> torch.Tensor:
+    """Mean Huber loss of a Gaussian of mean 0."""
+    bound = 1.0 / sigma.clamp_min(1e-6)
+    density = torch.exp(-0.5 * bound**2) / np.sqrt(2 * np.pi)
+    inside = torch.erf(bound / np.sqrt(2.0))
+    quadratic = 0.5 * sigma**2 * (inside - 2 * bound * density)
+    return quadratic + 2 * sigma * density - 0.5 * (1 - inside)
+
+
+def patch_mean(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Mean over the known pixels of each patch."""
+    return torch.where(known, values, 0.0).sum(-1) / known.sum(-1)
+
+
+def probes(encoder: Encoder, fit: Sky, test: Sky) -> dict[str, float]:
+    """Scores of linear probes."""
+    x, y = (
+        encoder.embed(sky.pixels[:, : len(encoder.bands)], sky.sed if encoder.takes_sed else None)
+        for sky in (fit, test)
+    )
+    scores = {}
+    galaxies = [(sky.truth["kind"] == "galaxy") & sky.bright for sky in (fit, test)]
+    kinds = [np.array([TYPES.get(m, -1) for m in sky.truth["morphology"]]) for sky in (fit, test)]
+    use = [one & (kind >= 0) for one, kind in zip(galaxies, kinds, strict=True)]
+    model = classifier("balanced_accuracy").fit(x[use[0]], kinds[0][use[0]])
+    scores["type, balanced accuracy"] = balanced_accuracy_score(
+        kinds[1][use[1]], model.predict(y[use[1]])
+    )
+    flags = [(sky.truth["morphology"] == "edge_on") for sky in (fit, test)]
+    scores["edge-on, AUC"] = auc(x, y, flags, galaxies)
+    for name, key in (("redshift", "redshift"), ("log mass", "log_mass")):
+        value = [np.asarray(sky.truth[key], float) for sky in (fit, test)]
+        use = [one & np.isfinite(v) for one, v in zip(galaxies, value, strict=True)]
+        ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+        predicted = ridge.fit(x[use[0]], value[0][use[0]]).predict(y[use[1]])
+        scores[f"{name}, R2"] = r2_score(value[1][use[1]], predicted)
+        scatter = predicted - value[1][use[1]]
+        if key == "redshift":
+            scatter = scatter / (1 + value[1][use[1]])
+        deviation = np.abs(scatter - np.median(scatter))
+        scores[f"{name}, NMAD"] = 1.48 * np.median(deviation)
+    flags = [(sky.truth["kind"] == "star") for sky in (fit, test)]
+    use = [np.isin(sky.truth["kind"], ["star", "galaxy"]) for sky in (fit, test)]
+    scores["star, AUC (all sources)"] = auc(x, y, flags, use)
+    return {name: float(value) for name, value in scores.items()}
+
+
+def auc(x: np.ndarray, y: np.ndarray, flags: list[np.ndarray], use: list[np.ndarray]) -> float:
+    """Area under the ROC curve of a linear classifier."""
+    model = classifier("roc_auc").fit(x[use[0]], flags[0][use[0]])
+    return float(roc_auc_score(flags[1][use[1]], model.decision_function(y[use[1]])))
+
+
+def classifier(scoring: str) -> Any:
+    """Logistic regression whose strength is chosen on the fitting sky."""
+    logistic = LogisticRegressionCV(
+        Cs=np.logspace(-4, 0, 5), cv=4, scoring=scoring, class_weight="balanced", max_iter=400
+    )
+    return make_pipeline(StandardScaler(), logistic)
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """Print what was found for an encoder."""
+    print(f"{name}\n{'loss':28}{'patches':>9}{'mean':>9}{'model':>9}{'floor':>9}{'foreseen':>9}")
+    for group, one in found["losses"].items():
+        if group == "sed":
+            print(f"{'SED, beside band means':37}{one['band_mean']:9.4f}{one['model']:9.4f}")
+            continue
+        print(f"{group:28}{one['share']:9.1%}{one['patch_mean']:9.4f}{one['model']:9.4f}"
+              f"{one['floor']:9.4f}{one['foreseen']:9.1%}")  # fmt: skip
+    print(f"{'probe':37}{'trained':>9}{'untrained':>11}")
+    for probe, score in found["probes"].items():
+        print(f"{probe:37}{score:9.3f}{found['probes_untrained'][probe]:11.3f}")
+    print()
+
+
+if __name__ == "__main__":
+    main()
