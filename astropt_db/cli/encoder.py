@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from astropt_db.cli.options import database_option, format_option
+from astropt_db.cli.options import database_option, format_option, ready_database
 from astropt_db.cli.output import INT8_OID, ResultColumn, write_rows
 from astropt_db.cli.progress import StepProgress
 from astropt_db.database.connect import Database
@@ -193,6 +193,9 @@ def convert(source: str, target: str, allow: tuple[str, ...]) -> None:
     help="Type of the numbers in the encoder's file.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ... [default: a GPU if there is one]")
+@click.option(
+    "--also-db", multiple=True, metavar="URL", help="A further database with sources; repeatable."
+)
 @database_option
 def pretrain(
     folder: Path,
@@ -206,6 +209,7 @@ def pretrain(
     memory: float,
     store: str,
     device: str | None,
+    also_db: tuple[str, ...],
     database: Database,
     **settings: Any,
 ) -> None:
@@ -228,6 +232,7 @@ def pretrain(
         int(memory * 2**30),
         start,
         store,
+        tuple(map(ready_database, also_db)),
     )
     how = Settings(**settings, final_rate=settings["learning_rate"] / 10)
     selection = Selection(where, often, rest_every)

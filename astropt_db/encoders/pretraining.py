@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class Job:
         Encoder whose weights to begin with where they fit; empty for random ones.
     dtype
         ``float32``, or ``float16`` for files of half the size.
+    also
+        Further databases with sources to learn from. Simulated skies of several seeds lie on the
+        same tiles, and a database has room for one of them.
     """
 
     folder: Path
@@ -61,6 +64,7 @@ class Job:
     memory: int = 4 << 30
     start: str = ""
     dtype: str = "float32"
+    also: tuple[Database, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ def pretrain(
         if rank:
             trainer.run(images)
             return None
-        arguments = {**asdict(job), "folder": str(job.folder), "settings": asdict(settings)}
+        plain = {"folder": str(job.folder), "also": [one.safe_name for one in job.also]}
+        arguments = {**asdict(replace(job, also=())), **plain, "settings": asdict(settings)}
         with recorded_run(database, "encoder pretrain", {**arguments, **asdict(selection)}) as run:
             trainer.run(images, check, report=report)
             run.counts = {"iterations": trainer.iteration, "sources": len(images)}
@@ -147,7 +152,9 @@ def _prepare(
     if job.dtype not in DTYPES:
         raise ConfigurationError(f"no dtype {job.dtype!r}; there are {', '.join(DTYPES)}")
     with_sed = job.modalities.endswith("sed")
-    training, validation = training_parts(database, BANDS[: how.bands], with_sed, selection)
+    training, validation = training_parts(
+        (database, *job.also), BANDS[: how.bands], with_sed, selection
+    )
     images = TrainingImages(training, job.batch, settings.seed, job.memory, rank=rank, world=world)
     # Memory for the validation's windows and no more: they are read once and kept.
     window = how.bands * WINDOW * WINDOW * 2

@@ -49,7 +49,7 @@ class Selection:
 
 
 def training_parts(
-    database: Database, bands: Sequence[str], with_sed: bool, selection: Selection
+    databases: Sequence[Database], bands: Sequence[str], with_sed: bool, selection: Selection
 ) -> tuple[list[Part], list[Part]]:
     """Find the sources of the training share and of the validation share, with their images.
 
@@ -58,6 +58,13 @@ def training_parts(
     tuple
         Parts to train on, and parts to validate on: no source is in both.
     """
+    both = [_parts(database, bands, with_sed, selection) for database in databases]
+    return [part for some, _ in both for part in some], [part for _, some in both for part in some]
+
+
+def _parts(
+    database: Database, bands: Sequence[str], with_sed: bool, selection: Selection
+) -> tuple[list[Part], list[Part]]:
     allowed = select_ids(database, selection.where) if selection.where else None
     often = select_ids(database, selection.often) if selection.often else None
     training: list[Part] = []
