@@ -360,3 +360,9 @@ def test_the_real_malformed_product_list():
     message = refusal(open_votable, REAL / "q1" / "malformed_product_list.vot")
     assert "100x" in message
     assert "checksum_list" in message
+
+
+def test_an_ecsv_column_without_datatype(tmp_path):
+    head = "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: a, datat9pe: int64}\na\n1\n"
+    path = write(tmp_path, head, "a.ecsv")
+    assert "column 'a' has datatype ''" in refusal(open_ecsv, path)

@@ -216,7 +216,8 @@ def _ecsv_header(path: Path) -> dict[str, Any]:
 
 
 def _ecsv_column(path: Path, item: dict[str, Any]) -> tuple[FileColumn, pa.DataType]:
-    name, datatype = item["name"], str(item["datatype"])
+    # A damaged header may lack it; the message below then says what was found instead.
+    name, datatype = str(item["name"]), str(item.get("datatype", ""))
     unit = str(item.get("unit") or "")
     vector = re.fullmatch(r"(\w+)\[(\d+)\]", str(item.get("subtype", "")))
     if vector and vector[1] in _ECSV_TYPES and vector[1] not in {"string", "bool"}:
