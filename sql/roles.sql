@@ -26,6 +26,14 @@ BEGIN
     IF NOT pg_has_role('astropt_worker', 'astropt_reader', 'MEMBER') THEN
         GRANT astropt_reader TO astropt_worker;
     END IF;
+    -- The embedded server's account for TCP clients (TOPCAT) reads every table; with this it may
+    -- run the functions in the views, too.
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'astropt') THEN
+        IF pg_has_role('astropt', 'pg_read_all_data', 'MEMBER')
+            AND NOT pg_has_role('astropt', 'astropt_reader', 'MEMBER') THEN
+            GRANT astropt_reader TO astropt;
+        END IF;
+    END IF;
 EXCEPTION
     WHEN undefined_object OR unique_violation OR internal_error OR insufficient_privilege THEN NULL;
 END

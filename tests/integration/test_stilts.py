@@ -77,38 +77,56 @@ def stilts(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def public_views(server: EmbeddedServer) -> dict[str, list[str]]:
+def public_views(server: EmbeddedServer) -> dict[str, dict[str, str]]:
+    """Column types of every public view."""
+    views: dict[str, dict[str, str]] = {}
     with psycopg.connect(server.url("astropt")) as connection:
         rows = connection.execute(
-            "SELECT i.table_schema || '.' || i.table_name, array_agg(i.column_name ORDER BY "
-            "i.position) FROM astropt.column_info AS i JOIN pg_views AS v ON "
-            "v.schemaname = i.table_schema AND v.viewname = i.table_name GROUP BY 1 ORDER BY 1"
+            "SELECT i.table_schema || '.' || i.table_name, i.column_name, i.data_type "
+            "FROM astropt.column_info AS i JOIN pg_views AS v ON v.schemaname = i.table_schema "
+            "AND v.viewname = i.table_name ORDER BY 1, i.position"
         ).fetchall()
-    return dict(rows)
+    for view, name, kind in rows:
+        views.setdefault(view, {})[name] = kind
+    return views
+
+
+def readable(columns: dict[str, str]) -> str:
+    """Columns as docs/howto/topcat.md asks for them: JSON and arrays as text."""
+    return ", ".join(
+        f'"{name}"::text' if kind == "jsonb" or kind.endswith("[]") else f'"{name}"'
+        for name, kind in columns.items()
+    )
+
+
+def test_no_public_view_holds_a_vector(tcp: EmbeddedServer) -> None:
+    kinds = {kind for columns in public_views(tcp).values() for kind in columns.values()}
+    assert not [kind for kind in kinds if "vec" in kind]
 
 
 def test_stilts_reads_every_public_view(tcp: EmbeddedServer, tmp_path: Path) -> None:
     views = public_views(tcp)
     assert len(views) >= 10
     inputs = [
-        f"in{i}={jdbc(tcp, f'SELECT * FROM {view} LIMIT 20')}" for i, view in enumerate(views, 1)
+        f"in{i}={jdbc(tcp, f'SELECT {readable(columns)} FROM {view} LIMIT 20')}"
+        for i, (view, columns) in enumerate(views.items(), 1)
     ]
     target = tmp_path / "views.fits"
-    stilts("tmultin", f"nin={len(views)}", *inputs, f"out={target}", "ofmt=fits-basic")
+    said = stilts("tmultin", f"nin={len(views)}", *inputs, f"out={target}", "ofmt=fits-basic")
+    assert "Ignoring column" not in said
     with warnings.catch_warnings(), fits.open(target) as units:
         warnings.simplefilter("ignore")
-        for (view, names), unit in zip(views.items(), units[1:], strict=True):
-            assert [name.lower() for name in unit.columns.names] == names, view
-    with fits.open(target) as units:
-        at = list(views).index("astropt.source") + 1
-        assert sorted(units[at].data["object_id"].tolist())[0] == 2696340586660174667
+        for (view, columns), unit in zip(views.items(), units[1:], strict=True):
+            assert [name.lower() for name in unit.columns.names] == list(columns), view
+        ids = units[list(views).index("astropt.source") + 1].data["object_id"]
+        assert min(ids.tolist()) == 2696340586660174667
 
 
 def test_a_vector_arrives_as_an_array(tcp: EmbeddedServer) -> None:
     query = "SELECT * FROM astropt.embedding_array"
     shown = stilts("tpipe", f"in={jdbc(tcp, query)}", "omode=meta")
-    assert re.search(r"embedding: .*\[", shown), shown
-    assert re.search(r"object_id: .*Long", shown), shown
+    assert re.search(r"embedding\(Array\)", shown), shown
+    assert re.search(r"object_id\(Long\)", shown), shown
 
 
 @pytest.mark.parametrize("suffix", ["fits", "vot", "parquet", "csv"])
@@ -121,11 +139,10 @@ def test_stilts_reads_our_exports(tcp: EmbeddedServer, tmp_path: Path, suffix: s
         if suffix == "parquet" and "parquet" in str(error).lower():
             pytest.skip("this STILTS was built without Parquet")
         raise
-    assert "Rows: 20" in shown
-    assert re.search(r"object_id: .*Long", shown), shown
+    assert re.search(r"Rows: +20\b", shown)
+    assert re.search(r"object_id\(Long\)", shown), shown
     if suffix in ("fits", "vot"):
-        assert re.search(r"mag_vis: .*mag", shown)
-        assert "phot.mag;em.opt" in shown
+        assert re.search(r"mag_vis\(Double\)/mag", shown)
 
 
 def test_the_page_shows_what_the_test_does() -> None:

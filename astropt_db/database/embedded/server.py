@@ -292,6 +292,11 @@ def _ensure_role(connection: psycopg.Connection) -> None:
     if known.fetchone() is None:
         command = sql.SQL("CREATE ROLE {} LOGIN CREATEDB IN ROLE pg_read_all_data")
         connection.execute(command.format(sql.Identifier(TCP_ROLE)))
+    # Makes the functions of the views usable, in databases that were made ready before.
+    reader = connection.execute("SELECT FROM pg_roles WHERE rolname = 'astropt_reader'")
+    if reader.fetchone() is not None:
+        command = sql.SQL("GRANT astropt_reader TO {}")
+        connection.execute(command.format(sql.Identifier(TCP_ROLE)))
 
 
 def _link_socket(running: Postmaster) -> None:
