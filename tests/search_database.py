@@ -14,7 +14,7 @@ from astropt_db.database.connect import Database
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.encoders import EncoderRecord
 
-N = 3000
+N = 1500
 DIMENSION = 48
 
 

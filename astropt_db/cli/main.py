@@ -45,6 +45,7 @@ VERBS = {
         "astropt_db.cli.export:export",
         "Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file.",
     ),
+    "index": ("astropt_db.cli.index:index", "Vector indexes: build, list, measure, drop."),
     "ingest": (
         "astropt_db.cli.ingest_verbs:ingest",
         "Load Euclid Q1 products, images and labels.",
