@@ -20,9 +20,9 @@ from psycopg import sql
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.encoders import EncoderRecord, find_encoder
+from astropt_db.database.filters import condition_ids
 from astropt_db.database.provenance import Run
 from astropt_db.database.resources import named_queries
-from astropt_db.database.filters import condition_ids
 from astropt_db.database.vectors import VectorBatch, load_vectors, read_vectors
 from astropt_db.errors import ConfigurationError, DatabaseError
 from astropt_db.search.exact import Neighbours, exact_neighbours, recall_of
