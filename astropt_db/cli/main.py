@@ -74,6 +74,10 @@ VERBS = {
         "astropt_db.cli.report:report",
         "Write one self-contained page about everything in the database.",
     ),
+    "similar": (
+        "astropt_db.cli.similar:similar",
+        "Find the objects most similar to an object, a position or an image.",
+    ),
     "simulate": (
         "astropt_db.cli.simulate:simulate",
         "Write a small Q1-like release with known truth to DIRECTORY.",

@@ -87,3 +87,34 @@ SELECT object_id, similarity FROM astropt.nearest_vectors(
 -- name: search_nearest_named
 SELECT object_id, 1 - distance FROM astropt.nearest_exact(
     %(encoder_id)s, %(vector)s::halfvec, 10, '{}', NULL, %(ids)s::bigint[])
+
+-- name: search_at
+SELECT
+    s.object_id,
+    3600 * astropt.angular_separation(
+        s.right_ascension, s.declination, %(ra)s, %(dec)s) AS separation,
+    EXISTS (
+        SELECT FROM astropt.embedding AS e
+        WHERE e.object_id = s.object_id AND e.encoder_id = astropt.encoder_id(%(encoder)s)
+    ) AS has_embedding
+FROM unnest(%(cells)s::bigint[]) AS c (cell)
+CROSS JOIN LATERAL (
+    SELECT m.object_id, m.right_ascension, m.declination FROM q1.mer_catalogue AS m
+    WHERE m.healpix29 BETWEEN c.cell << %(shift)s::integer
+        AND ((c.cell + 1) << %(shift)s::integer) - 1
+    OFFSET 0
+) AS s
+ORDER BY separation
+
+-- name: search_zero_points
+SELECT band, percentile_disc(0.5) WITHIN GROUP (ORDER BY magzero) FROM q1.mosaic
+WHERE kind = 'BGSUB' AND magzero <> 'NaN' GROUP BY band
+
+-- name: search_evaluation_insert
+INSERT INTO astropt.search_evaluation (
+    encoder_id, label_set, class, k, objects, members, precision_at_k, precision_error,
+    random_precision, enrichment, run_id
+) VALUES (
+    %(encoder_id)s, %(label_set)s, %(class)s, %(k)s, %(objects)s, %(members)s, %(precision)s,
+    %(error)s, %(chance)s, %(enrichment)s, %(run_id)s
+)

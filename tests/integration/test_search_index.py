@@ -57,7 +57,7 @@ def test_an_index_is_built_measured_used_and_dropped(sky: Searchable, kind: str)
     assert {row[2] for row in rows} == {kind}
     (measured,) = {row[3] for row in rows}
     assert 0.99 <= measured <= 1
-    assert mean_recall(sky) >= 0.98
+    assert mean_recall(sky) >= 0.95
     # Exact on request, and where k is larger than any that was measured.
     assert {row[2:] for row in similar(sky, one, exact=True)} == {("exact", 1.0)}
     assert {row[2:] for row in similar(sky, one, 101)} == {("exact", 1.0)}
@@ -80,7 +80,7 @@ def test_filtered_answers_from_an_index_have_k_rows(sky: Searchable, kind: str) 
     for share in (2, 40):
         allowed = sky.ids[sky.ids % share == 0]
         text = f"SELECT e.object_id FROM astropt.embedding AS e WHERE e.object_id % {share} = 0"
-        assert mean_recall(sky, filter=text, allowed=allowed) >= 0.97
+        assert mean_recall(sky, filter=text, allowed=allowed) >= 0.95
     # Only what is far from the query: the index cannot find it, so all are compared.
     far = sky.nearest(-sky.vectors[0], 30)
     with psycopg.connect(sky.database.url) as connection:
@@ -116,7 +116,7 @@ def test_recall_is_measured_with_filters_and_stored(sky: Searchable) -> None:
         None, "random, one in 10", "random, one in 100", select_half,
     ]  # fmt: skip
     assert rows[3][1] == pytest.approx(0.5, abs=0.01)
-    assert all(row[2] >= 0.97 and row[3] == 10 and row[4] == 1500 for row in rows)
+    assert all(row[2] >= 0.95 and row[3] == 10 and row[4] == 1500 for row in rows)
     assert "random, one in 100" in run(sky.database, "index", "list", "--format", "csv").out
 
 
