@@ -186,9 +186,8 @@ def ours(database: Database, encoder: EncoderRecord, trial: Trial, skip: set[str
             if kind in skip:
                 continue
             built = build_index(database, "bench", IndexOptions(kind=kind), new_run(database))
-            say(
-                f"| (built {kind}: {built.seconds:.1f} s, {size_of(connection, built.id)}) | | | | |"
-            )
+            size = size_of(connection, built.id)
+            say(f"| (built {kind}: {built.seconds:.1f} s, {size}) | | | | |")
             for one in calibrate(database, "bench", kind, 200, new_run(database)):
                 say(f"| (calibration {kind}: k {one.k}, ef {one.ef_search}) | {one.recall:.4f} | "
                     f"{one.fewest_rows} | {one.median_ms:.2f} | |")  # fmt: skip
