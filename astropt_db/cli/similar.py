@@ -108,9 +108,9 @@ def similar(
     output_format: str,
     database: Database,
 ) -> None:
-    """Find the objects most similar to one object, position or image, or to some and unlike others.
+    """Find the objects most similar to an object, a position or an image.
 
-    Short names of views and tables may be used in --where, which runs read-only, with the rights
+    Or to some objects and unlike others (--likes, --dislikes). Short names of views and tables may be used in --where, which runs read-only, with the rights
     of a reader and within the time limit.
 
     \b

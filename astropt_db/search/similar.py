@@ -201,7 +201,7 @@ def _cells(ra: float, dec: float) -> list[int]:
     ras = np.linspace(0, 360, 721) if stretch > 1e4 else ra + step * stretch
     grid_ra, grid_dec = np.meshgrid(ras % 360, decs)
     cells = healpix29(grid_ra.ravel(), grid_dec.ravel()) >> (2 * (29 - _CELL_ORDER))
-    return np.unique(cells).tolist()
+    return [int(one) for one in np.unique(cells)]
 
 
 def _embed(database: Database, question: Question, say: Say) -> list[float]:
