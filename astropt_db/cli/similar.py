@@ -110,8 +110,9 @@ def similar(
 ) -> None:
     """Find the objects most similar to an object, a position or an image.
 
-    Or to some objects and unlike others (--likes, --dislikes). Short names of views and tables may be used in --where, which runs read-only, with the rights
-    of a reader and within the time limit.
+    Or to some objects and unlike others (--likes, --dislikes). Short names of views and tables
+    may be used in --where, which runs read-only, with the rights of a reader and within the time
+    limit.
 
     \b
     astropt-db similar 2678123456789012345 --where "photoz.z_median > 0.5" --gallery out.html
