@@ -219,12 +219,12 @@ class AstroPT(nn.Module):
             if modality.position_size:
                 self.positions[modality.name] = tokeniser(kind, modality.position_size, width)
             elif index == 0 or not config.shared_positions:
-                self.positions[modality.name] = nn.Embedding(config.block_size, width)
+                self.positions[modality.name] = _embedding(config.block_size, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(width, eps=1e-5, bias=config.bias)
         self.apply(_initialise)
         for name, weight in self.blocks.named_parameters():
-            if name.endswith("c_proj.weight"):
+            if name.endswith("c_proj.weight") and not weight.is_meta:
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.n_layer))
 
     def n_parameters(self) -> int:
@@ -361,9 +361,17 @@ class AstroPT(nn.Module):
         return torch.stack([scale[name] * loss for name, loss in losses.items()]).mean()
 
 
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    weight = torch.empty(rows, width)
+    # Drawing numbers on the meta device imports torch's compiler: two seconds for nothing.
+    if weight.is_meta:
+        return nn.Embedding.from_pretrained(weight, freeze=False)
+    return nn.Embedding(rows, width)
+
+
 def _initialise(module: nn.Module) -> None:
     """N(0, 0.02) for matrices and tables, zero biases, as in GPT-2."""
-    if isinstance(module, (nn.Linear, nn.Embedding)):
+    if isinstance(module, (nn.Linear, nn.Embedding)) and not module.weight.is_meta:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
