@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -365,7 +365,8 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
     weight = torch.empty(rows, width)
     # Drawing numbers on the meta device imports torch's compiler: two seconds for nothing.
     if weight.is_meta:
-        return nn.Embedding.from_pretrained(weight, freeze=False)
+        from_weight = cast(Any, nn.Embedding.from_pretrained)  # torch has no types for it
+        return cast(nn.Embedding, from_weight(weight, freeze=False))
     return nn.Embedding(rows, width)
 
 
