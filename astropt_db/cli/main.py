@@ -46,6 +46,10 @@ VERBS = {
         "Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file.",
     ),
     "index": ("astropt_db.cli.index:index", "Vector indexes: build, list, measure, drop."),
+    "evaluate": (
+        "astropt_db.cli.evaluate:evaluate",
+        "Compare heads on embeddings with trees, CNNs and the catalogue, at each label fraction.",
+    ),
     "ingest": (
         "astropt_db.cli.ingest_verbs:ingest",
         "Load Euclid Q1 products, images and labels.",

@@ -136,7 +136,9 @@ def _fit_density(
             target[:, None].astype(np.float32),
             3 * components,
             mlp.mixture_loss(LEAST_SCALE, components),
-            settings,
+            # Fluxes alone tell most of redshift and mass; a member without the embedding keeps
+            # the ensemble from being worse than they are.
+            replace(settings, flux_members=settings.flux_members or settings.members // 3),
             seed,
         )
     else:

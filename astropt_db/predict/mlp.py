@@ -52,6 +52,8 @@ class Settings:
         Share of the labels held back.
     labels_per_component
         Labels for each principal component of the embedding that the network sees.
+    flux_members
+        Members that see the fluxes alone where there are both.
     """
 
     members: int = 3
@@ -64,6 +66,7 @@ class Settings:
     patience: int = 8
     held: float = 0.12
     labels_per_component: int = 80
+    flux_members: int = 0
 
 
 def mixture_loss(least_scale: float, components: int) -> Loss:
@@ -123,6 +126,7 @@ class Ensemble(nn.Module):
             start = torch.empty(members, width, units).uniform_(-bound, bound, generator=generator)
             self.weight.append(nn.Parameter(start))
             self.bias.append(nn.Parameter(torch.zeros(members, 1, units)))
+        self.register_buffer("sees", torch.ones(members, inputs, 1))
         for k, units in enumerate(settings.widths):
             self.gain.append(nn.Parameter(torch.ones(members, 1, units)))
             self.shift.append(nn.Parameter(torch.zeros(members, 1, units)))
@@ -132,7 +136,8 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Raw outputs ``(members, n, outputs)`` of features ``(members, n, p)``."""
         for k, (gain, shift) in enumerate(zip(self.gain, self.shift, strict=True)):
-            x = torch.baddbmm(self.bias[k], x, self.weight[k])
+            weight = self.weight[0] * self.get_buffer("sees") if k == 0 else self.weight[k]
+            x = torch.baddbmm(self.bias[k], x, weight)
             mean, variance = self.get_buffer(f"mean{k}"), self.get_buffer(f"variance{k}")
             if self.training:
                 now_variance, now_mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
@@ -152,6 +157,8 @@ class Ensemble(nn.Module):
         layers = []
         for k in range(len(self.weight)):
             weight, bias = self.weight[k].detach().double(), self.bias[k].detach().double()
+            if k == 0:
+                weight = weight * self.get_buffer("sees")
             if k < len(self.gain):
                 mean, variance = self.get_buffer(f"mean{k}"), self.get_buffer(f"variance{k}")
                 factor = (self.gain[k].detach() * torch.rsqrt(variance + _EPSILON)).double()
@@ -189,6 +196,9 @@ def fit_network(
     generator = torch.Generator().manual_seed(seed)
     reduction = _reduction(batch, scaler, settings)
     net = Ensemble(settings.members, reduction.shape[1], outputs, settings, generator)
+    if settings.flux_members and reduction.shape[1] > batch.flux.shape[1] > 0:
+        fluxes = reduction.shape[1] - (scaler.width - batch.embedding.shape[1])
+        net.get_buffer("sees")[: settings.flux_members, :fluxes] = 0.0
     # Products this small are slower on several threads, and sums then depend on their number.
     threads = torch.get_num_threads()
     if len(batch) < _ONE_THREAD:

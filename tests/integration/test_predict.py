@@ -336,3 +336,42 @@ def test_one_class_is_no_task(database: Database, world: World, tmp_path: Path) 
     assert outcome.code == 1
     assert "label sets stars: all 1" in outcome.err
     assert "are of one class (star 1" in outcome.err
+
+
+# The comparison
+
+
+def test_evaluation_compares_on_one_test_set(database: Database, tmp_path: Path) -> None:
+    out = do(
+        database, "evaluate", "--tasks", "photoz", "--labels", "photoz=truth", "--heads",
+        "linear,knn", "--fractions", "10,100", "--seeds", 2, "--figures", tmp_path,
+        "--format", "csv",
+    )  # fmt: skip
+    assert out.startswith("task,model,encoder,features,percent,n_train,n_test,metric,mean")
+    rows = select(
+        database,
+        "SELECT model, features, fraction, count(DISTINCT seed), min(n_test), max(n_test), "
+        "min(n_train), avg(value) FROM astropt.evaluation WHERE metric = 'nmad' "
+        "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+    )
+    assert len({row[4] for row in rows} | {row[5] for row in rows}) == 1
+    assert [row[3] for row in rows] == [2] * len(rows)
+    figures = {row[:3]: row for row in rows}
+    for features in ("embedding", "embedding+flux", "flux"):
+        few, all_labels = (figures["linear", features, share] for share in (10, 100))
+        assert few[6] < all_labels[6]
+    assert figures["linear", "embedding+flux", 100][7] < figures["trees", "flux", 10][7]
+    assert (tmp_path / "photoz_nmad.png").stat().st_size > 5000
+
+
+def test_evaluation_refuses_what_it_does_not_know(database: Database) -> None:
+    for arguments, message in (
+        (["--rivals", "magic"], "no rival magic"),
+        (["--encoders", "gone"], "no encoder 'gone'"),
+        (["--labels", "truth"], "expected TASK=SET"),
+        (["--labels", "photoz=none"], "no label set none"),
+    ):
+        labels = [] if "--labels" in arguments else ["--labels", "photoz=truth"]
+        outcome = run(database, "evaluate", *labels, *arguments)
+        assert outcome.code == 1
+        assert message in outcome.err
