@@ -62,6 +62,14 @@ VERBS = {
         "astropt_db.cli.predictions:predict",
         "Predict TASK for all sources that have the features and no prediction yet.",
     ),
+    "map": (
+        "astropt_db.cli.map:map_embedding",
+        "Map an embedding: coordinates to astropt.map_coordinate, hexbin figures to a folder.",
+    ),
+    "outliers": (
+        "astropt_db.cli.outliers:outliers",
+        "Sources unlike the others: find, list, label and re-rank them.",
+    ),
     "quarantine": (
         "astropt_db.cli.quarantine:quarantine",
         "Rows that could not be loaded: list them, look at one, try again.",
