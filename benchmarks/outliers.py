@@ -131,7 +131,7 @@ def rival(n: int) -> None:
     mine, our_clock, our_cpu = timed(f"{n:,}, ours, graph and all settings", shared)
     worst = max(np.abs(a / b - 1).max() for a, b in zip(mine, theirs, strict=True))
     print(f"    {clock / our_clock:.1f} times faster by the clock, {cpu / our_cpu:.1f} by "
-          f"processor time; largest relative difference {worst:.1e} (theirs is float32)")  # fmt: skip
+          f"processor time; largest relative difference {worst:.1e} (theirs: float32)")  # fmt: skip
 
 
 def forests(n: int) -> None:
