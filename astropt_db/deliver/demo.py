@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from astropt_db.astropt.encoder import bundled_encoders
@@ -11,9 +11,12 @@ from astropt_db.database.provenance import recorded_run
 from astropt_db.embed.job import Settings, refresh_statistics, run_here
 from astropt_db.embed.queue import plan
 from astropt_db.encoders.registry import add_encoder
-from astropt_db.errors import DatabaseError
+from astropt_db.errors import AstroptDbError, DatabaseError
 from astropt_db.ingest.images import analyse, find_mosaics, register_mosaics
 from astropt_db.ingest.labels import LabelRequest, ingest_labels
+from astropt_db.predict.predicting import predict
+from astropt_db.predict.tasks import find_task
+from astropt_db.predict.training import TrainRequest, train
 
 Say = Callable[[str], None]
 
@@ -25,10 +28,16 @@ _LABELS = (
     ("zoobot", None),
     ("phz_class", None),
 )
+_TASKS = {
+    "photoz": ("desi",),
+    "stellar_mass": ("desi_mass",),
+    "morphology": ("zoobot",),
+    "object_class": ("desi", "gaia_stars", "phz_class"),
+}
 
 
 def compute(database: Database, sky: Path, say: Say) -> None:
-    """Register the images, make vectors and labels.
+    """Register the images, make vectors, train on labels and predict everything.
 
     Parameters
     ----------
@@ -45,6 +54,8 @@ def compute(database: Database, sky: Path, say: Say) -> None:
     register_images(database, sky, say)
     load_labels(database, sky, say)
     embed(database, say)
+    for task, label_sets in _TASKS.items():
+        learn(database, task, label_sets, say)
 
 
 def register_images(database: Database, sky: Path, say: Say) -> None:
@@ -86,3 +97,17 @@ def embed(database: Database, say: Say) -> None:
         run_here(database, settings, run.id)
         refresh_statistics(database, record)
     say(f"embedded {planned.sources:,} sources with {record.name}, {record.dimension} numbers each")
+
+
+def learn(database: Database, task: str, label_sets: Sequence[str], say: Say) -> None:
+    """Train a head and predict for all sources; a sky too small to learn from is no error."""
+    request = TrainRequest(find_task(task), label_sets)
+    try:
+        with recorded_run(database, "train", {"task": task, "labels": list(label_sets)}) as run:
+            trained = train(database, request, run.id)
+    except AstroptDbError as error:
+        say(f"{task} left out: {error}")
+        return
+    with recorded_run(database, "predict", {"task": task}) as run:
+        predicted = predict(database, task, run.id)
+    say(f"{task}: learned from {trained.n_train:,} sources, predicted {predicted.written:,}")
