@@ -241,9 +241,8 @@ def default_build(connection: psycopg.Connection, encoder: EncoderRecord) -> Non
         sql.SQL("CREATE INDEX by_default ON {} USING hnsw ((embedding::halfvec({})) "
                 "halfvec_cosine_ops)").format(encoder.partition, sql.Literal(encoder.dimension))
     )  # fmt: skip
-    say(
-        f"| (the halfvec index by default settings: {time.perf_counter() - start:.1f} s) | | | | | |"
-    )
+    seconds = time.perf_counter() - start
+    say(f"| (the halfvec index by default settings: {seconds:.1f} s) | | | | | |")
     connection.execute("DROP INDEX astropt.by_default")
 
 
