@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -108,7 +108,7 @@ class _File:
     """A file, opened and judged, before the database is touched."""
 
     path: Path
-    sha256: str
+    digest: Future[str]
     size: int
     items: list[tuple[Table, Target, Identities]]
     skipped: tuple[str, ...]
@@ -127,21 +127,25 @@ def ingest_file(
     ``astropt.ingest_file``.
     """
     size = path.stat().st_size if path.exists() else 0
-    sha256 = None
+    digest: Future[str] = Future()
     try:
         known, sha256 = _loaded_before(database, path, size, options)
         if known:
             progress(sum(report.counts.read for report in known))
             return known
         with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
-            # Hashing releases the interpreter lock, so it costs no time beside the first pass.
-            digest = thread.submit(hash_file, path)
+            # Hashing releases the interpreter lock; beside reading and COPY it costs no time.
+            if sha256 is None:
+                digest = thread.submit(hash_file, path)
+            else:
+                digest.set_result(sha256)
             items, skipped = _prepare(path, options, stack)
-            sha256 = digest.result()
-            file = _File(path, sha256, size, items, skipped)
+            file = _File(path, digest, size, items, skipped)
             return _load(database, file, options, run_id, progress)
     except (AstroptDbError, psycopg.Error) as error:
         reason = _explain(path, error)
+        hashed = digest.done() and digest.exception() is None
+        sha256 = digest.result() if hashed else None
         _record_failure(database, run_id, path, sha256, size, options.release, reason)
         return [FileReport(str(path), state="failed", message=reason)]
 
@@ -254,7 +258,6 @@ def _load_products(
     progress: Callable[[int], None],
 ) -> Iterator[FileReport]:
     """Load each product of a file, all in the cursor's one transaction."""
-    cursor.execute(named_queries()["ingest_lock"], {"key": file.sha256})
     for product, group in groupby(file.items, key=lambda item: item[1].product):
         yield _load_product(cursor, file, product.table, list(group), options, run_id, progress)
 
@@ -273,12 +276,12 @@ def _load_product(
     key: dict[str, object] = {
         "product": product,
         "release": options.release,
-        "sha256": file.sha256,
+        "size_bytes": file.size,
         "tile": tile,
     }
     if tile is not None:
         cursor.execute(queries["ingest_lock"], {"key": f"{product}/{options.release}/{tile}"})
-    before = cursor.execute(queries["ingest_done"], key).fetchone()
+    before = _loaded_meanwhile(cursor, file, key)
     if before is not None and not (before[2] and options.tries_again):
         # Another process was faster.
         progress(before[1])
@@ -296,7 +299,7 @@ def _load_product(
     row = cursor.execute(
         queries["ingest_file_insert"],
         key
-        | {"run_id": run_id, "path": storable(file.path), "size_bytes": file.size}
+        | {"run_id": run_id, "path": storable(file.path)}
         | {"unknown_columns": list(report.unknown), "missing_columns": list(report.missing)},
     ).fetchone()
     assert row is not None
@@ -314,8 +317,26 @@ def _load_product(
         )
         quarantine.store(cursor, table, target, row[0], rejections)
         report.counts.add(counts)
-    cursor.execute(queries["ingest_file_counts"], {"id": row[0]} | vars(report.counts))
+    # Two processes may have loaded the same content at once: its hash is unique, so the second
+    # one fails here, is tried again, and finds the first one's rows.
+    cursor.execute(
+        queries["ingest_file_counts"],
+        {"id": row[0], "sha256": file.digest.result()} | vars(report.counts),
+    )
     return report
+
+
+def _loaded_meanwhile(
+    cursor: psycopg.Cursor, file: _File, key: dict[str, object]
+) -> tuple[int, int, int] | None:
+    """Number, rows and open rows of the file with this content, if it is in.
+
+    Only a file of the same size can have the same content, so the hash is seldom waited for.
+    """
+    queries = named_queries()
+    if not cursor.execute(queries["ingest_same_size"], key).fetchall():
+        return None
+    return cursor.execute(queries["ingest_done"], key | {"sha256": file.digest.result()}).fetchone()
 
 
 def _earlier_files(

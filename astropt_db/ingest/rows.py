@@ -91,7 +91,8 @@ def converted_rows(
     table: Table, target: Target, identities: Identities, file_id: int
 ) -> Iterator[Rows]:
     """Yield the table's rows in database types, block by block."""
-    names = [c.name for c in table.columns if c.name in set(column_names(target))]
+    wanted = set(column_names(target))
+    names = [c.name for c in table.columns if c.name in wanted]
     for block in table.blocks(names):
         yield _convert_block(block, target, identities, file_id)
 

@@ -22,20 +22,19 @@ WHERE sha256 = %(sha256)s AND product = %(product)s AND release = %(release)s AN
 -- name: ingest_tile_done
 SELECT id, path FROM astropt.ingest_file
 WHERE product = %(product)s AND release = %(release)s AND tile = %(tile)s AND state = 'done'
-    AND sha256 <> %(sha256)s
 
 -- name: ingest_file_insert
 INSERT INTO astropt.ingest_file (
-    run_id, path, sha256, size_bytes, product, release, tile,
+    run_id, path, size_bytes, product, release, tile,
     unknown_columns, missing_columns, state
 ) VALUES (
-    %(run_id)s, %(path)s, %(sha256)s, %(size_bytes)s, %(product)s, %(release)s, %(tile)s,
+    %(run_id)s, %(path)s, %(size_bytes)s, %(product)s, %(release)s, %(tile)s,
     %(unknown_columns)s, %(missing_columns)s, 'done'
 ) RETURNING id
 
 -- name: ingest_file_counts
 UPDATE astropt.ingest_file SET
-    rows_read = %(read)s, rows_inserted = %(inserted)s, rows_updated = %(updated)s,
+    sha256 = %(sha256)s, rows_read = %(read)s, rows_inserted = %(inserted)s, rows_updated = %(updated)s,
     rows_unchanged = %(unchanged)s, rows_rejected = %(rejected)s, rows_removed = %(removed)s,
     rows_repaired = %(repaired)s, ended_at = clock_timestamp()
 WHERE id = %(id)s
