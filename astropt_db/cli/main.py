@@ -24,14 +24,17 @@ VERBS = {
         "astropt_db.cli.cutout:cutout",
         "Write pictures or FITS cut-outs of sources.",
     ),
-    "db": ("astropt_db.cli.db:db", "Control the embedded server; back up and restore a database."),
+    "db": (
+        "astropt_db.cli.db:db",
+        "Control the embedded PostgreSQL server; back up and restore any database.",
+    ),
     "demo": (
         "astropt_db.cli.demo:demo",
         "Make a small sky with known truth and do everything with it.",
     ),
     "doctor": (
         "astropt_db.cli.setup:doctor",
-        "Check server, schema and data; each finding comes with its remedy.",
+        "Check server, schema, data, machine and weights; each finding comes with its remedy.",
     ),
     "encoder": (
         "astropt_db.cli.encoder:encoder",
@@ -80,7 +83,7 @@ VERBS = {
     ),
     "status": (
         "astropt_db.cli.status:status",
-        "Show sources, vectors, queue, failures, quarantine, disk and the last runs.",
+        "Show sources, vectors, queue, failures, quarantine, indexes, disk and the last runs.",
     ),
     "report": (
         "astropt_db.cli.report:report",
