@@ -279,6 +279,8 @@ def fragile(nursery, small_sky, tmp_path_factory) -> Iterator[tuple[EmbeddedServ
         yield server, make_sample(server, name, nursery, tmp_path_factory.mktemp("weights"))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_backends_are_killed(fragile, nursery):
     """A killed backend makes PostgreSQL restart all others and recover from its log."""
     server, sample = fragile

@@ -102,6 +102,7 @@ def test_the_kubernetes_job_works_on_the_queue(sky_database, encoder):
     assert len(vectors(sky_database, encoder)) == sources
 
 
+@pytest.mark.slow
 def test_ingest_q1_can_be_repeated(environment, small_sky):
     outcome = execute([str(JOBS / "ingest_q1.sh"), str(small_sky)], environment)
     assert outcome.returncode == 0, outcome.stderr
