@@ -267,11 +267,12 @@ def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sky", type=Path, required=True, help="a simulated release")
-    parser.add_argument("--sources", type=int, default=900)
+    parser.add_argument("--sources", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--encoders", default="mini-vis,mini-vis_nisp")
     parser.add_argument("--only", default="rate,script,write,queue,scale")
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     names, parts = options.encoders.split(","), options.only.split(",")
     with prepared(options.sky, names) as database:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load "
@@ -282,7 +283,7 @@ def main() -> None:
             best = max(rate(database, name, ids, options.rounds) for name in names)
         if "script" in parts:
             for name in names:
-                script(database, name, ids[:150], options.rounds)
+                script(database, name, ids[:60], options.rounds)
         if "write" in parts:
             for size in (1000, 5000):
                 write(database, size, 3)
