@@ -21,6 +21,8 @@ import pytest
 from conftest import CHECKOUT, MEMORY_DISK, temporary_home
 
 from astropt_db.astropt.encoder import bundled_encoders
+from astropt_db.database import migrate
+from astropt_db.database.connect import DATABASE
 from astropt_db.database.embedded import EmbeddedServer
 
 DOCS = CHECKOUT / "docs"
@@ -114,6 +116,9 @@ def test_the_blocks_of_a_page_run(page: Path, place: tuple[Path, dict[str, str]]
 def run_block(block: Block, folder: Path, environment: dict[str, str]) -> None:
     if block.kind == "sql":
         server = EmbeddedServer(Path(environment["ASTROPT_DB_HOME"]))
+        server.start()
+        server.create_database(DATABASE)
+        migrate.upgrade(server.url())
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute(block.code.encode())
         return

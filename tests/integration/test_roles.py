@@ -6,13 +6,16 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
+from commands import run
 from conftest import temporary_database
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from q1_files import make_rows, write_product
 from vector_database import add_encoder, add_vectors
 
 from astropt_db.database import migrate
@@ -123,6 +126,22 @@ def test_workers_write_rows_and_make_partitions_only(
             [f"embedding_{encoder.id}"],
         ).fetchone()
     assert owner == ("astropt_admin",)
+
+
+def test_the_worker_account_suffices_to_ingest(accounts: dict[str, str], tmp_path: Path) -> None:
+    worker = Database(accounts["astropt_worker"])
+    write_product(tmp_path, "mer_catalogue", make_rows("mer_catalogue", 20))
+    write_product(tmp_path, "phz_photo_z", make_rows("phz_photo_z", 20))
+    done = run(worker, "ingest", "catalogue", tmp_path)
+    assert done.code == 0, done.err
+    write_product(tmp_path, "mer_catalogue", make_rows("mer_catalogue", 15))
+    done = run(worker, "ingest", "catalogue", tmp_path, "--replace")
+    assert done.code == 0, done.err
+    reader = Database(accounts["astropt_reader"])
+    assert run(reader, "status").code == 0
+    refused = run(reader, "ingest", "catalogue", tmp_path)
+    assert refused.code == 1
+    assert "permission denied" in refused.err
 
 
 def test_the_admin_owns_and_can_upgrade(accounts: dict[str, str], ready_database: Database) -> None:
