@@ -11,6 +11,7 @@ from astropt_db.outliers import tables as outlier_tables
 from astropt_db.predict import tables as prediction_tables
 from astropt_db.q1 import tables as q1_tables
 from astropt_db.search import tables as search_tables
+from astropt_db.surveys import tables as survey_tables
 
 PARTS = (
     tables,
@@ -21,6 +22,7 @@ PARTS = (
     outlier_tables,
     prediction_tables,
     search_tables,
+    survey_tables,
     operation_tables,
 )
 """The modules that declare tables."""

@@ -101,6 +101,10 @@ VERBS = {
         "astropt_db.cli.predictions:train",
         "Train a predictor for TASK: photoz, stellar_mass, morphology, object_class or your own.",
     ),
+    "survey": (
+        "astropt_db.cli.survey:survey",
+        "Load other surveys and match them with the Euclid sources.",
+    ),
 }
 
 
