@@ -127,8 +127,8 @@ BEGIN
             UNION
             SELECT astropt.healpix29(
                 ra + atan2d(
-                    sind(angle) * sind(away) * cosd(declination),
-                    cosd(away) - sind(declination) * sind(p.other_dec)),
+                    sind(away) * sind(angle),
+                    cosd(declination) * cosd(away) - sind(declination) * sind(away) * cosd(angle)),
                 p.other_dec) >> shift
             FROM generate_series(0, 330, 30) AS angle,
                 (SELECT degrees(4 * radius) AS away) AS distance,
