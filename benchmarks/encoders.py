@@ -41,7 +41,7 @@ from astropt_db.images.mosaic import read_header
 from astropt_db.images.source import BANDS
 from astropt_db.images.tiles import TileSource
 
-CENTRAL = 64
+CENTRAL, MIDDLE = 64, 128  # patches and pixels that the paper's pooling sees
 TYPES = {
     "elliptical": 0, "lenticular": 0, "spiral": 1, "barred_spiral": 1, "ring": 1, "edge_on": 2,
     "irregular": 3, "merger": 4,
@@ -50,13 +50,19 @@ TYPES = {
 
 @dataclass
 class Sky:
-    """Sources of a simulated release, with windows, noise and truth, in one order."""
+    """Sources of a simulated release with truth, in one order.
+
+    Windows are the middle that the paper's pooling sees; of the first bright ones also the whole
+    windows, the noise of their pixels, and SEDs.
+    """
 
     pixels: np.ndarray
-    rms: np.ndarray
     sed: np.ndarray
     truth: dict[str, np.ndarray]
     bright: np.ndarray
+    whole: np.ndarray
+    noise: np.ndarray
+    whole_sed: np.ndarray
 
 
 def main() -> None:
@@ -70,8 +76,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    fits_skies = [read_sky(Path(one), options.others) for one in options.fit.split(",")]
-    fit, test = joined(fits_skies), read_sky(options.test, options.others, noise=True)
+    fit = read_skies([Path(one) for one in options.fit.split(",")], options.others, 0)
+    test = read_skies([options.test], options.others, options.losses)
     print(f"{len(fit.bright):,} and {len(test.bright):,} sources, "
           f"{fit.bright.sum():,} and {test.bright.sum():,} of the paper's selection\n")  # fmt: skip
     found = {}
@@ -81,7 +87,7 @@ def main() -> None:
         torch.manual_seed(1)
         untrained.model = AstroPT(encoder.checkpoint.model).eval()
         found[Path(name).stem] = {
-            "losses": losses(load_encoder(name, "cpu", "reference"), test, options.losses),
+            "losses": losses(load_encoder(name, "cpu", "reference"), test),
             "probes": probes(encoder, fit, test),
             "probes_untrained": probes(untrained, fit, test),
         }
@@ -90,60 +96,72 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def joined(skies: list[Sky]) -> Sky:
-    """Put the sources of several releases together, without their noise."""
-    pixels = np.concatenate([sky.pixels for sky in skies])
-    sed, bright = (np.concatenate([getattr(s, n) for s in skies]) for n in ("sed", "bright"))
-    names = skies[0].truth
-    truth = {name: np.concatenate([sky.truth[name] for sky in skies]) for name in names}
-    return Sky(pixels, np.empty(0), sed, truth, bright)
+def read_skies(folders: list[Path], others: int, whole: int) -> Sky:
+    """Read the paper's selection and some other sources of releases.
+
+    Parameters
+    ----------
+    others
+        Sources of each release that are not of the selection.
+    whole
+        Sources of the selection with whole windows and noise, a quarter of them from each tile.
+    """
+    parts = [
+        read_tile(folder, path, others // 4, whole // 4)
+        for folder in folders
+        for path in sorted(folder.glob("catalogs/MER_FINAL_CATALOG/*/EUC_MER_FINAL-CAT*"))
+    ]
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("pixels", "sed", "bright", "whole", "noise", "whole_sed")
+    }
+    truth = {k: np.concatenate([part.truth[k] for part in parts]) for k in parts[0].truth}
+    if whole:
+        # The map gives the noise of independent pixels; resampling has made neighbours alike and
+        # the scatter of a single pixel smaller.
+        scatter = np.nanmedian(np.abs(arrays["whole"] / arrays["noise"]), axis=(0, 2, 3))
+        arrays["noise"] *= (scatter / norm.ppf(0.75))[:, None, None].astype(np.float32)
+    return Sky(truth=truth, **arrays)
 
 
-def read_sky(folder: Path, others: int, noise: bool = False) -> Sky:
-    """Windows of the paper's selection and of some other sources of a release."""
+def read_tile(folder: Path, path: Path, others: int, whole: int) -> Sky:
+    """Read the sources of a tile's catalogue."""
     table = pq.read_table(folder / "truth.parquet").to_pandas().set_index("object_id")
     table = table[table.detected]
-    parts: list[tuple[np.ndarray, ...]] = []
-    frames = []
-    for path in sorted(folder.glob("catalogs/MER_FINAL_CATALOG/*/EUC_MER_FINAL-CAT*")):
-        rows = fits.getdata(path, 1)
-        rows = rows[np.isin(rows["OBJECT_ID"], table.index)]
-        magnitude = 23.9 - 2.5 * np.log10(np.maximum(rows["FLUX_DETECTION_TOTAL"], 1e-9))
-        area = rows["SEGMENTATION_AREA"]
-        bright = (area > 700) | ((magnitude < 20.5) & (area > 200))
-        some = np.flatnonzero(~bright)
-        some = np.random.default_rng(1).permutation(some)[: others // 4]
-        keep = np.sort(np.append(np.flatnonzero(bright), some))
-        rows, bright = rows[keep], bright[keep]
-        ids = np.asarray(rows["OBJECT_ID"], np.int64)
-        place = (np.asarray(rows["RIGHT_ASCENSION"], float), np.asarray(rows["DECLINATION"], float))
-        mosaics = [read_header(str(one)) for one in folder.glob(f"MER/{path.parent.name}/*/*")]
-        images = TileSource([one for one in mosaics if one.kind == "BGSUB"], BANDS, np.nan)
-        maps = [replace(one, kind="BGSUB") for one in mosaics if one.kind == "RMS" and noise]
-        names = [n for n in rows.dtype.names if n.endswith("_2FWHM_APER")]
-        sed = sed_from_columns({n: np.asarray(rows[n], np.float32) for n in names})
-        pixels = images.cutouts(ids, *place).pixels
-        rms = TileSource(maps, BANDS, np.nan).cutouts(ids, *place).pixels if noise else pixels[:0]
-        parts.append((pixels, rms, sed, bright))
-        frames.append(table.loc[ids])
-    pixels, rms, sed, bright = (np.concatenate(one) for one in zip(*parts, strict=True))
-    truth = {
-        name: np.concatenate([frame[name].to_numpy() for frame in frames])
-        for name in ("kind", "morphology", "redshift", "log_mass")
-    }
-    if not noise:
-        return Sky(pixels, rms, sed, truth, bright)
-    # The map gives the noise of independent pixels; resampling has made neighbours alike and the
-    # scatter of a single pixel smaller.
-    ratio = np.nanmedian(np.abs(pixels / rms), axis=(0, 2, 3)) / norm.ppf(0.75)
-    return Sky(pixels, rms * ratio[:, None, None].astype(np.float32), sed, truth, bright)
+    rows = fits.getdata(path, 1)
+    rows = rows[np.isin(rows["OBJECT_ID"], table.index)]
+    magnitude = 23.9 - 2.5 * np.log10(np.maximum(rows["FLUX_DETECTION_TOTAL"], 1e-9))
+    area = rows["SEGMENTATION_AREA"]
+    bright = (area > 700) | ((magnitude < 20.5) & (area > 200))
+    some = np.random.default_rng(1).permutation(np.flatnonzero(~bright))[:others]
+    keep = np.sort(np.append(np.flatnonzero(bright), some))
+    rows, bright = rows[keep], bright[keep]
+    ids = np.asarray(rows["OBJECT_ID"], np.int64)
+    place = np.array([rows["RIGHT_ASCENSION"], rows["DECLINATION"]], float)
+    mosaics = [read_header(str(one)) for one in folder.glob(f"MER/{path.parent.name}/*/*")]
+    images = [one for one in mosaics if one.kind == "BGSUB"]
+    maps = [replace(one, kind="BGSUB") for one in mosaics if one.kind == "RMS"]
+    fluxes = [name for name in rows.dtype.names if name.endswith("_2FWHM_APER")]
+    sed = sed_from_columns({name: np.asarray(rows[name], np.float32) for name in fluxes})
+    chosen = np.flatnonzero(bright)[:whole]
+    several = ids[chosen], *place[:, chosen]
+    names = ("kind", "morphology", "redshift", "log_mass")
+    return Sky(
+        TileSource(images, BANDS, np.nan, MIDDLE).cutouts(ids, *place).pixels,
+        sed,
+        {name: table.loc[ids][name].to_numpy() for name in names},
+        bright,
+        TileSource(images, BANDS, np.nan).cutouts(*several).pixels,
+        TileSource(maps, BANDS, np.nan).cutouts(*several).pixels,
+        sed[chosen],
+    )
 
 
-def losses(encoder: Encoder, sky: Sky, count: int) -> dict[str, dict[str, float]]:
+def losses(encoder: Encoder, sky: Sky) -> dict[str, dict[str, float]]:
     """Mean Huber losses by group of patches, and of the SED."""
-    chosen = np.flatnonzero(sky.bright)[:count]
     parts = [
-        part_losses(encoder, sky, chosen[first : first + 32]) for first in range(0, len(chosen), 32)
+        part_losses(encoder, sky, slice(first, first + 32))
+        for first in range(0, len(sky.whole), 32)
     ]
     patches, lit = (torch.cat([part[k] for part in parts]) for k in (0, 1))
     usable = torch.isfinite(patches).all(dim=-1)
@@ -165,7 +183,7 @@ def losses(encoder: Encoder, sky: Sky, count: int) -> dict[str, dict[str, float]
 
 
 def part_losses(
-    encoder: Encoder, sky: Sky, some: np.ndarray
+    encoder: Encoder, sky: Sky, some: slice
 ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     """Losses of some sources.
 
@@ -177,15 +195,15 @@ def part_losses(
         means and of the model.
     """
     how = encoder.preprocessing
-    images = torch.from_numpy(sky.pixels[some, : how.bands])
+    images = torch.from_numpy(sky.whole[some, : how.bands])
     tokens = {"images": image_tokens(images, how.patch_size, scale=how.scale)}
     if encoder.takes_sed:
-        tokens["sed"], present = sed_tokens(torch.from_numpy(sky.sed[some]))
+        tokens["sed"], present = sed_tokens(torch.from_numpy(sky.whole_sed[some]))
     with torch.no_grad():
         predicted = encoder.model.predict(tokens)
     scale = torch.tensor(how.scale or (1.0,) * how.bands).repeat(how.patch_size**2)
     raw = patchify(images, how.patch_size) * scale
-    sigma = patchify(torch.from_numpy(sky.rms[some, : how.bands]), how.patch_size) * scale
+    sigma = patchify(torch.from_numpy(sky.noise[some, : how.bands]), how.patch_size) * scale
     ratio = (sigma / raw.std(dim=-1, keepdim=True)).clamp(max=1.0)[:, 1:]
     known = torch.isfinite(raw[:, 1:]) & torch.isfinite(ratio)
     target = tokens["images"][:, 1:]

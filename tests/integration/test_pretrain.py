@@ -38,6 +38,8 @@ def test_the_options_are_the_settings_of_the_trainer() -> None:
 def test_shares_and_turns(sky_database: Database) -> None:
     selection = Selection("vis_det = 1", "segmentation_area > 300", 3)
     training, validation = training_parts((sky_database,), ("VIS",), True, selection)
+    twice, _ = training_parts((sky_database, sky_database), ("VIS",), False, selection)
+    assert len(twice) == 2 * len(training)
     ids = np.concatenate([part.object_id for part in training])
     held = np.concatenate([part.object_id for part in validation])
     assert in_split(ids, "train").all()
