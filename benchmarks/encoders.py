@@ -6,9 +6,10 @@ FIT (one or several, with commas between) and TEST are simulated releases (``ast
 no encoder may have been trained on TEST.
 Losses are those of the sources of TEST that the paper would select, over the 63 predictions that
 end in the paper's vector and over all: beside the model, predicting each patch's mean (0), and a
-floor: the loss of somebody who knows the noiseless patch, from the noise map. "With light": patches
-whose light varies more than their noise. "Foreseen" is the model's share of the way from the patch
-mean to the floor, which no causal model can go to its end.
+floor: the loss of somebody who knows the noiseless patch, from the noise map, if the noise of each
+pixel were its own. (That of NISP is not: pixels across a patch's edge tell of it, and a model can
+go below.) "With light": patches whose light varies more than their noise. "Foreseen" is the model's
+share of the way from the patch mean to the floor.
 
 Probes are linear (ridge, logistic; strength by cross-validation on FIT), fitted on vectors of FIT
 and scored on TEST, beside the same for an untrained model of the same size.
