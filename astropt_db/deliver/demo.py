@@ -14,9 +14,14 @@ from astropt_db.encoders.registry import add_encoder
 from astropt_db.errors import AstroptDbError, DatabaseError
 from astropt_db.ingest.images import analyse, find_mosaics, register_mosaics
 from astropt_db.ingest.labels import LabelRequest, ingest_labels
+from astropt_db.outliers.find import Settings as OutlierSettings
+from astropt_db.outliers.find import find_outliers
+from astropt_db.outliers.maps import make_map
 from astropt_db.predict.predicting import predict
 from astropt_db.predict.tasks import find_task
 from astropt_db.predict.training import TrainRequest, train
+from astropt_db.surveys.load import SurveyRequest, add_survey
+from astropt_db.surveys.match import match_survey
 
 Say = Callable[[str], None]
 
@@ -37,7 +42,7 @@ _TASKS = {
 
 
 def compute(database: Database, sky: Path, say: Say) -> None:
-    """Register the images, make vectors, train on labels and predict everything.
+    """Register the images, make vectors, learn, predict, look for the odd, match a survey.
 
     Parameters
     ----------
@@ -56,6 +61,8 @@ def compute(database: Database, sky: Path, say: Say) -> None:
     embed(database, say)
     for task, label_sets in _TASKS.items():
         learn(database, task, label_sets, say)
+    find_odd(database, say)
+    match_spectra(database, sky, say)
 
 
 def register_images(database: Database, sky: Path, say: Say) -> None:
@@ -111,3 +118,30 @@ def learn(database: Database, task: str, label_sets: Sequence[str], say: Say) ->
     with recorded_run(database, "predict", {"task": task}) as run:
         predicted = predict(database, task, run.id)
     say(f"{task}: learned from {trained.n_train:,} sources, predicted {predicted.written:,}")
+
+
+def find_odd(database: Database, say: Say) -> None:
+    """Flag outliers and place all sources on a map; too few sources are no error."""
+    try:
+        found = find_outliers(database, OutlierSettings())
+        made = make_map(database, method="pca")
+    except AstroptDbError as error:
+        say(f"outliers left out: {error}")
+        return
+    count = len(made.object_id)
+    say(f"outliers: {found.flagged} of {found.objects:,} flagged; a map of {count:,} sources")
+
+
+def match_spectra(database: Database, sky: Path, say: Say) -> None:
+    """Load the DESI-like spectra as a survey and match them with the sources."""
+    request = SurveyRequest(
+        "desi", (sky / "surveys/desi_zcatalog.fits",), recipe="desi", replace=True
+    )
+    with recorded_run(database, "survey add", {"name": "desi"}) as run:
+        add_survey(database, request, run.id)
+    with recorded_run(database, "survey match", {"name": "desi"}):
+        report = match_survey(database, "desi", None, "best")
+    say(
+        f"survey.desi: {report.matched} of {report.rows} spectra match within "
+        f"{report.radius:g} arcsec, median {report.median:.3f} arcsec"
+    )
