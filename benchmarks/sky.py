@@ -134,7 +134,8 @@ def fill(connection: psycopg.Connection, ra: np.ndarray, dec: np.ndarray) -> Non
 def cones(connection: psycopg.Connection, query: bytes, ra: np.ndarray, dec: np.ndarray) -> int:
     """One query per position; returns the rows found.
 
-    Not prepared: a generic plan of Q3C's scans the table.
+    Not prepared, as a person's query is not; most of Q3C's time is then planning (7 ms in one
+    EXPLAIN, 0.45 ms execution).
     """
     found = 0
     with connection.cursor() as cursor:
