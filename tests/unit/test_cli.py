@@ -40,7 +40,7 @@ def commands(group: click.Group, context: click.Context) -> list[click.Command]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_is_the_one_in_the_list(verb: str) -> None:
-    command = cli.get_command(click.Context(cli), verb)
+    command = cli.get_command(click.Context(cli, **cli.context_settings), verb)
     assert command is not None
     assert command.name == verb
     assert command.get_short_help_str(limit=200).rstrip(".") == VERBS[verb][1].rstrip(".")
