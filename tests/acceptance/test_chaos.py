@@ -1,9 +1,9 @@
 """The whole pipeline under fire, compared with an undisturbed run, table by table.
 
-While ingestion, embedding, training, prediction, outliers and export run, a second thread kills
-commands, backends and the server, freezes processes, and fills the disk. Every command is simply
-run again until it ends well, as a person or a scheduler would. Nothing may be lost, doubled or
-different. ``pytest -m slow``; the figures stand in docs/reliability.md.
+While ingestion, embedding, training, prediction, outliers, match and export run, a second thread
+kills commands, backends and the server, freezes processes, and fills the disk. Every command is
+simply run again until it ends well, as a person or a scheduler would. Nothing may be lost, doubled
+or different. ``pytest -m slow``; the figures stand in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from commands import CHECKOUT, kill_group
 from psycopg import sql
 
 from astropt_db.astropt.encoder import bundled_encoders
-from astropt_db.cli.main import VERBS
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.errors import AstroptDbError
 from astropt_db.simulate import simulate
@@ -75,6 +74,7 @@ OF_A_RUN = {
         "label_set_id",
     ),
     *("created_at", "started_at", "ended_at", "registered_at", "resolved_at", "applied_at"),
+    "matched_at",
     *("attempts", "worker", "lease_until", "not_before", "parent_id", "error", "header_sha256"),
 }
 # Who did what, and how often it was tried; a predictor that was trained twice stands there twice.
@@ -133,8 +133,12 @@ def pipeline(sky: Path, out: Path) -> list[list[object]]:
         ["train", "photoz", "--labels", "z", "--head", "linear"],
         ["predict", "photoz"],
     ]  # fmt: skip
-    if "outliers" in VERBS:
-        steps.append(["outliers"])
+    steps += [
+        ["outliers", "find"],
+        ["survey", "add", "gaia", sky / "surveys" / "gaia_source.fits", "--recipe", "gaia",
+         "--replace"],
+        ["survey", "match", "gaia"],
+    ]  # fmt: skip
     steps.append(["export", "catalogue", "-o", out / "catalogue.parquet", "--overwrite"])
     return steps
 
