@@ -216,7 +216,8 @@ def morphology(facts: Facts) -> Section:
             figure(facts.png(one), f"{name} {one}", _caption(one, mag, z))
             for _, _, one, mag, z in group
         ]
-        head = f"<h3>{text(str(name).replace('_', ' '))} <small>{count:,}</small></h3>"
+        title = str(name).replace("_", " ")
+        head = f"<h3>{text(title)} <small>{count:,}</small></h3>"
         parts.append(head + gallery(pictures))
     return Section("morphology", "Morphology", "".join(parts) + _picture_note(facts))
 
@@ -234,7 +235,8 @@ def similarity(facts: Facts) -> Section:
             figure(facts.png(near), f"similar {near}", [f"{cosine:.3f}", str(near)])
             for near, cosine, _ in rows
         ]
-        parts.append(f"<h3>{text(str(kind).replace('_', ' '))}</h3>{gallery(figures)}")
+        title = str(kind).replace("_", " ")
+        parts.append(f"<h3>{text(title)}</h3>{gallery(figures)}")
     note = "Left the query; then its nearest neighbours with their cosine similarity."
     body = f"<p class='note'>{note}</p>{''.join(parts)}"
     return Section("similar", "Similar objects", body)
