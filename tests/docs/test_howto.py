@@ -82,7 +82,7 @@ def place(small_sky: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         yield folder, environment
 
 
-QUICK = {"quickstart", "production"}
+QUICK = {"quickstart"}
 
 
 @pytest.mark.timeout(600)

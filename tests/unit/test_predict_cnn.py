@@ -20,7 +20,7 @@ def blobs(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (image[:, None] + noise).astype(np.float32), z[:, None]
 
 
-@pytest.mark.parametrize("name", ["paper_cnn", "resnet"])
+@pytest.mark.parametrize("name", ["paper_cnn", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_values_are_learned_from_pixels(name: CnnName) -> None:
     images, targets = blobs(96, 1)
     new, truth = blobs(40, 2)
