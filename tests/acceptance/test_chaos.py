@@ -168,9 +168,11 @@ class Chaos:
 
     def members(self) -> list[psutil.Process]:
         """Processes of the command that runs now, its workers too."""
-        if self.group is None:
+        group = self.group
+        if group is None:
             return []
-        found = [p for p in psutil.process_iter() if _group(p) == self.group]
+        # None, if the command ends just now, would be everybody whose group cannot be told.
+        found = [p for p in psutil.process_iter() if _group(p) == group]
         return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
 
     def backends(self) -> list[psutil.Process]:
@@ -179,13 +181,14 @@ class Chaos:
         return [p for p in children if "astropt" in " ".join(p.cmdline()[:3])]
 
     def kill_command(self, chance: random.Random) -> bool:
-        if self.group is None:
+        group = self.group
+        if group is None:
             return False
-        os.killpg(self.group, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
         return True
 
     def kill_child(self, chance: random.Random) -> bool:
-        return _signal(chance, [p for p in self.members() if p.pid != self.group], signal.SIGKILL)
+        return _signal(chance, self.members()[1:], signal.SIGKILL)
 
     def kill_backend(self, chance: random.Random) -> bool:
         return _signal(chance, self.backends(), signal.SIGKILL)
@@ -255,6 +258,7 @@ def run_pipeline(home: Path, sky: Path, out: Path, chaos: Chaos | None = None) -
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as nursery:
         assert nursery.stdin is not None
         assert nursery.stdout is not None
@@ -264,6 +268,8 @@ def run_pipeline(home: Path, sky: Path, out: Path, chaos: Chaos | None = None) -
                 nursery.stdin.write(json.dumps([str(word) for word in words]) + "\n")
                 nursery.stdin.flush()
                 group = int(nursery.stdout.readline())
+                assert group > 1, "a process group of its own, or the test would strike itself"
+                assert group != os.getpgrp()
                 if chaos is not None:
                     chaos.group = group
                 code = int(nursery.stdout.readline())
