@@ -28,7 +28,6 @@ from astropt_db.database.reading import query_errors, reading
 from astropt_db.deliver.pictures import take_pictures
 from astropt_db.deliver.selection import ExportColumn, select
 from astropt_db.errors import AstroptDbError, ConfigurationError
-from astropt_db.sky.cones import cone_ranges
 
 _PICTURED_ROWS = 40
 _PICTURE_ARCSEC = 12.8
@@ -141,17 +140,11 @@ class Catalogue:
         radius_arcsec
             Largest distance.
         """
-        ranges = cone_ranges(ra, dec, radius_arcsec / 3600)
-        cells = sql.SQL(" OR ").join(
-            sql.SQL("c.healpix29 BETWEEN {} AND {}").format(low, high) for low, high in ranges
-        )
         query = sql.SQL(
-            "SELECT * FROM (SELECT c.*, 3600 * astropt.angular_separation("
-            "c.right_ascension, c.declination, {}, {}) AS separation "
-            "FROM astropt.catalogue AS c WHERE {}) AS near "
-            "WHERE separation <= {} ORDER BY separation"
+            "SELECT c.*, n.separation FROM astropt.cone({}, {}, {}) AS n "
+            "JOIN astropt.catalogue AS c USING (object_id) ORDER BY n.separation"
         )
-        return self._composed(query.format(float(ra), float(dec), cells, float(radius_arcsec)))
+        return self._composed(query.format(float(ra), float(dec), float(radius_arcsec)))
 
     def embeddings(
         self,

@@ -21,7 +21,8 @@ _encoder_option = click.option("--encoder", metavar="NAME", help="Only this enco
 @click.option(
     "--where",
     metavar="SQL",
-    help="Only sources of astropt.source with this condition, e.g. 'mag_vis < 22'.",
+    help="Only sources with this condition on astropt.source, astropt.catalogue or, by name, any "
+    "table of sources, e.g. 'mag_vis < 22 AND photoz.z_median < 0.5'.",
 )
 @click.option(
     "--device",
@@ -145,10 +146,10 @@ def _encoder(database: Database, name: str | None) -> EncoderRecord:
 
 
 def _plan(database: Database, record: EncoderRecord, where: str | None, size: int) -> None:
+    from astropt_db.database.filters import condition_ids
     from astropt_db.embed.queue import plan
-    from astropt_db.embed.selection import select_objects
 
-    wanted = None if where is None else select_objects(database, where)
+    wanted = None if where is None else condition_ids(database, where)
     with connect(database, autocommit=True) as connection:
         planned = plan(connection, record, wanted, size)
     without = f"; {planned.without_image:,} have no registered image" * bool(planned.without_image)

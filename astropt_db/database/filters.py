@@ -8,7 +8,8 @@ query does so as the reader, read-only, one statement, with a time limit (:mod:`
 from __future__ import annotations
 
 import re
-from typing import Any
+from contextlib import closing
+from typing import Any, cast
 
 import numpy as np
 import psycopg
@@ -16,13 +17,16 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from astropt_db.database.connect import Database
-from astropt_db.database.reading import reading
+from astropt_db.database.reading import Rows, reading
 from astropt_db.database.resources import named_queries
 from astropt_db.errors import ConfigurationError, DatabaseError
 
 SOURCE = ("astropt", "source")
 CATALOGUE = ("astropt", "catalogue")
 TIMEOUT_S = 60.0
+"""Limit of a condition that a person waits for, in seconds."""
+JOB_TIMEOUT_S = 600.0
+"""Limit of a condition that chooses the sources of a job, in seconds."""
 
 _QUOTED = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _PREFIX = re.compile(r"(?<![\w.])(?:(\w+)\s*\.\s*)?(\w+)\s*\.\s*\"?\w", re.ASCII)
@@ -75,9 +79,11 @@ def condition_query(cursor: psycopg.Cursor[Any], where: str) -> str:
 
 
 def condition_ids(
-    database: Database, where: str, timeout_s: float = TIMEOUT_S
+    database: Database, where: str, timeout_s: float = JOB_TIMEOUT_S
 ) -> NDArray[np.int64]:
     """Object ids that fulfil a condition, as the reader sees them, int64, ascending, no twice.
+
+    They are streamed: a whole survey's ids take 8 bytes each.
 
     Raises
     ------
@@ -92,8 +98,8 @@ def condition_ids(
             # The check refuses what does more than read, or gives something else than ids.
             row = cursor.execute(named_queries()["condition_check"], {"query": query}).fetchone()
             assert row is not None
-            found = cursor.execute(row[0].encode())
-            ids = np.fromiter((value for (value, *_) in found if value is not None), np.int64)
+            with closing(cast("Rows", cursor.stream(row[0].encode()))) as found:
+                ids = np.fromiter((value for (value, *_) in found if value is not None), np.int64)
         except psycopg.Error as error:
             raise condition_error(where, error, timeout_s) from error
     return np.unique(ids)

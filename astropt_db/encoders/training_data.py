@@ -11,8 +11,8 @@ import numpy as np
 import psycopg
 
 from astropt_db.database.connect import Database, connect
+from astropt_db.database.filters import condition_ids
 from astropt_db.database.resources import named_queries
-from astropt_db.database.selection import select_ids
 from astropt_db.database.split import in_split
 from astropt_db.encoders.seds import catalogue_seds
 from astropt_db.encoders.training_images import Float64, Int64, Part
@@ -65,8 +65,8 @@ def training_parts(
 def _parts(
     database: Database, bands: Sequence[str], with_sed: bool, selection: Selection
 ) -> tuple[list[Part], list[Part]]:
-    allowed = select_ids(database, selection.where) if selection.where else None
-    often = select_ids(database, selection.often) if selection.often else None
+    allowed = condition_ids(database, selection.where) if selection.where else None
+    often = condition_ids(database, selection.often) if selection.often else None
     training: list[Part] = []
     validation: list[Part] = []
     with connect(database) as connection:

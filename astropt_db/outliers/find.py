@@ -16,9 +16,9 @@ from psycopg.types.json import Jsonb
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.encoders import EncoderRecord, find_encoder
+from astropt_db.database.filters import condition_ids
 from astropt_db.database.provenance import Run, recorded_run
 from astropt_db.database.resources import named_queries
-from astropt_db.database.selection import select_ids
 from astropt_db.database.vectors import VectorBatch, load_vectors
 from astropt_db.errors import ConfigurationError, DatabaseError
 from astropt_db.outliers import methods as detectors
@@ -110,7 +110,7 @@ def find_outliers(
     """
     with connect(database) as connection:
         encoder = find_encoder(connection, settings.encoder)
-    chosen = None if settings.where is None else select_ids(database, settings.where)
+    chosen = None if settings.where is None else condition_ids(database, settings.where)
     if chosen is not None and not len(chosen):
         raise DatabaseError(f"no source matches the condition {settings.where!r}")
     arguments = {

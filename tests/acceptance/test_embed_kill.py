@@ -24,6 +24,7 @@ import pytest
 from commands import CHECKOUT, run, select
 from conftest import temporary_database, temporary_home
 from embed_sky import problems, states, tiny_encoder, vectors
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from astropt_db.database.connect import Database, connect
@@ -147,7 +148,8 @@ def make_sample(server, template, nursery, folder) -> Sample:
             plan(connection, encoder, size=12)
         with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
             planned = conninfo_to_dict(url)["dbname"]
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {planned}")
+            command = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            connection.execute(command.format(sql.Identifier(name), sql.Identifier(planned)))
         started = time.monotonic()
         assert nursery.wait(nursery.start(database, encoder)) == 0, nursery.log.read_text()
         duration = time.monotonic() - started
@@ -358,13 +360,13 @@ def small_disk(server) -> Iterator[Path]:
 def test_a_full_disk(server, sample, nursery, small_disk):
     ballast = small_disk.parent / "ballast"
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+        connection.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(str(small_disk)))
     try:
         with temporary_database(server, sample.template) as url:
             database = Database(url)
             with connect(database, autocommit=True) as connection:
-                partition = f"astropt.embedding_{sample.encoder.id}"
-                connection.execute(f"ALTER TABLE {partition} SET TABLESPACE small")
+                command = sql.SQL("ALTER TABLE {} SET TABLESPACE small")
+                connection.execute(command.format(sample.encoder.partition))
             with contextlib.suppress(OSError), ballast.open("wb") as file:
                 while True:
                     file.write(bytes(4096))

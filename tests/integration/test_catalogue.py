@@ -12,15 +12,11 @@ from astropy.coordinates import SkyCoord
 from commands import select
 from conftest import temporary_database
 from delivery_database import fill
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from astropt_db import Catalogue
 from astropt_db.database.connect import Database
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.errors import ConfigurationError, DatabaseError
-from astropt_db.sky.cones import cone_ranges
-from astropt_db.sky.healpix import healpix29
 
 
 @pytest.fixture(scope="module")
@@ -95,26 +91,3 @@ def test_errors(catalogue: Catalogue) -> None:
         catalogue.embeddings(encoder="x")
     with pytest.raises(ConfigurationError, match="astropy or pandas"):
         Catalogue(catalogue.database.url, frame="r")
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    ra=st.floats(0, 360),
-    dec=st.floats(-90, 90) | st.sampled_from([90.0, -90.0, 66.0, 0.0]),
-    radius=st.floats(1e-6, 20) | st.just(1 / 3600),
-    seed=st.integers(0, 1000),
-)
-def test_the_cells_hold_every_place_of_the_cone(
-    ra: float, dec: float, radius: float, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    centre = SkyCoord(ra, dec, unit="deg")
-    angle, away = rng.uniform(0, 360, 200), radius * np.sqrt(rng.uniform(0, 1, 200))
-    places = centre.directional_offset_by(angle * centre.ra.unit, away * centre.ra.unit)
-    inside = places.separation(centre).deg <= radius
-    cells = healpix29(places.ra.deg[inside], places.dec.deg[inside])
-    ranges = np.array(cone_ranges(ra, dec, radius))
-    at = np.searchsorted(ranges[:, 0], cells, side="right") - 1
-    assert (at >= 0).all()
-    assert (cells <= ranges[at, 1]).all()
-    assert len(ranges) < 100

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from conftest import CHECKOUT
 from processes import free_port
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from astropt_db.astropt.encoder import bundled_encoders
@@ -133,7 +134,9 @@ def test_the_server_accepts_the_settings(services: dict[str, Any], home: Path) -
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         for name, value in settings(services).items():
             # ALTER SYSTEM checks a value without using it.
-            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+            connection.execute(
+                sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), str(value))
+            )
 
 
 def test_every_command_works(

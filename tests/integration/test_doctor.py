@@ -10,6 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import temporary_database
+from psycopg import sql
 from vector_database import add_encoder, add_vectors
 
 from astropt_db.cli.main import main
@@ -229,7 +230,9 @@ def embedded_home(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("ASTROPT_DB_HOME", str(server.home))
     yield
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
+        connection.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE))
+        )
 
 
 @pytest.mark.usefixtures("embedded_home")

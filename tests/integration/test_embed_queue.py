@@ -13,9 +13,9 @@ from embed_sky import problems, states
 from vector_database import add_encoder, add_vectors
 
 from astropt_db.database.connect import Database, connect
+from astropt_db.database.filters import condition_ids
 from astropt_db.embed.outcome import Outcome
 from astropt_db.embed.queue import Queue, cancel, plan, retry
-from astropt_db.embed.selection import select_objects
 from astropt_db.errors import DatabaseError
 
 D = 8
@@ -95,7 +95,7 @@ def test_two_planners_at_once_plan_once(sky_database, encoder):
 
 
 def test_conditions_run_with_the_rights_of_a_reader(sky_database, encoder, connection):
-    ids = select_objects(sky_database, "mag_vis < 22 -- bright")
+    ids = condition_ids(sky_database, "mag_vis < 22 -- bright")
     expected = select(sky_database, "SELECT object_id FROM astropt.source WHERE mag_vis < 22")
     assert sorted(ids.tolist()) == sorted(row[0] for row in expected)
     assert plan(connection, encoder, ids).sources == len(ids) > 0
@@ -106,7 +106,7 @@ def test_conditions_run_with_the_rights_of_a_reader(sky_database, encoder, conne
         "pg_sleep(10) IS NULL",
     ):
         with pytest.raises(DatabaseError, match="--where"):
-            select_objects(sky_database, wrong, timeout_s=1)
+            condition_ids(sky_database, wrong, timeout_s=1)
     ((left,),) = select(sky_database, "SELECT count(*) FROM q1.mer_catalogue")
     assert left > 0
 

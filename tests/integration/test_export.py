@@ -17,6 +17,7 @@ from commands import run
 from conftest import temporary_database
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 from pyarrow import parquet
 
 from astropt_db.database.connect import Database
@@ -45,7 +46,9 @@ def database(server: EmbeddedServer, template: str) -> Iterator[Database]:
         with psycopg.connect(url) as connection:
             connection.execute("CREATE SCHEMA IF NOT EXISTS survey")
             connection.execute("GRANT USAGE ON SCHEMA survey TO astropt_reader")
-            connection.execute(f"CREATE TABLE survey.sample AS {VALUES}", [IDS])
+            connection.execute(
+                sql.SQL("CREATE TABLE survey.sample AS {}").format(sql.SQL(VALUES)), [IDS]
+            )
             connection.execute("GRANT SELECT ON survey.sample TO astropt_reader")
             connection.execute("COMMENT ON TABLE survey.sample IS 'A sample with <every> type'")
             connection.execute(

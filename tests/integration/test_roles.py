@@ -103,8 +103,14 @@ def refused(url: str, statements: tuple[str, ...]) -> None:
 def test_readers_see_and_nothing_more(accounts: dict[str, str]) -> None:
     url = accounts["astropt_reader"]
     with psycopg.connect(url, autocommit=True) as connection:
-        for view in ("astropt.source", "astropt.column_info", "q1.mer_catalogue", "astropt.run"):
-            connection.execute(f"SELECT count(*) FROM {view}")
+        for schema, view in (
+            ("astropt", "source"),
+            ("astropt", "column_info"),
+            ("q1", "mer_catalogue"),
+            ("astropt", "run"),
+        ):
+            query = sql.SQL("SELECT count(*) FROM {}")
+            connection.execute(query.format(sql.Identifier(schema, view)))
         assert connection.execute("SELECT astropt.field_name(269, 66)").fetchone() == ("EDF-N",)
     refused(url, FORBIDDEN_TO_ALL + FORBIDDEN_TO_WORKERS + FORBIDDEN_TO_READERS)
 

@@ -109,6 +109,27 @@ def test_cone_and_match_find_what_astropy_finds(
         connection.rollback()
 
 
+@pytest.mark.parametrize("degrees", [0.5, 2, 5, 20])
+@pytest.mark.parametrize("centre", NASTY)
+def test_a_wide_cone_finds_what_astropy_finds(
+    connection: psycopg.Connection, centre: tuple[float, float], degrees: float
+) -> None:
+    radius = 3600.0 * degrees
+    ra, dec = around(*centre, radius, 200, 7)
+    away = SkyCoord(*centre, unit="deg").separation(SkyCoord(ra, dec, unit="deg")).arcsec
+    sure = np.abs(away - radius) > 1e-6
+    try:
+        fill(connection, ra, dec)
+        rows = connection.execute(
+            "SELECT object_id FROM astropt.cone(%s, %s, %s)", [*centre, radius]
+        ).fetchall()
+    finally:
+        connection.rollback()
+    expected = np.flatnonzero((away <= radius) & sure).tolist()
+    assert sorted(i for (i,) in rows if sure[i]) == expected
+    assert 10 < len(expected) < 200
+
+
 @pytest.mark.parametrize("centre", NASTY)
 def test_nearest_is_that_of_astropy(
     connection: psycopg.Connection, centre: tuple[float, float]
