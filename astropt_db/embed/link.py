@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +14,15 @@ from typing import Any, TypeVar
 import psycopg
 
 from astropt_db.database.connect import Database, connect
+from astropt_db.database.resources import named_queries
 from astropt_db.errors import DatabaseError
 
 T = TypeVar("T")
+_SERVER_FAILED = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
@@ -44,12 +51,23 @@ class Link:
         Seconds after which the server's error is final.
     stop
         Set to end the waiting.
+    hold_s
+        Seconds after which the server ends a transaction that waits for this process. A frozen
+        process would keep its rows locked, and claims skip locked rows whatever their lease.
+        See also :meth:`~.queue.Queue.end_frozen`.
     """
 
-    def __init__(self, database: Database, patience_s: float, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        database: Database,
+        patience_s: float,
+        stop: threading.Event,
+        hold_s: float,
+    ) -> None:
         self._database = database
         self._patience_s = patience_s
         self._stop = stop
+        self._hold_s = hold_s
         self._connection: psycopg.Connection[Any] | None = None
 
     def __enter__(self) -> Link:
@@ -79,7 +97,7 @@ class Link:
                 connection = self._open()
                 with connection.transaction():
                     return work(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError, _AwayError) as error:
+            except (*_SERVER_FAILED, _AwayError) as error:
                 self._close()
                 if time.monotonic() - started > self._patience_s:
                     raise error.__cause__ or error from None
@@ -100,7 +118,10 @@ class Link:
         if self._database.embedded is not None:
             with suppress(DatabaseError, OSError):
                 self._database.embedded.start()
-        return connect(self._database, autocommit=True)
+        connection = connect(self._database, autocommit=True)
+        limit = {"limit": f"{math.ceil(1000 * self._hold_s)}ms"}
+        connection.execute(named_queries()["embed_link"], limit)
+        return connection
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -162,6 +162,21 @@ class Queue:
         rows = connection.execute(named_queries()["embed_heartbeat"], self._values).fetchall()
         return {row[0] for row in rows}
 
+    def end_frozen(self, connection: _Connection) -> int:
+        """End transactions of workers that have waited for their process longer than a lease.
+
+        No transaction of a worker is open while anything is read or computed, so such a process
+        stands still, and what it has locked or written stands in the way of all others. The server
+        ends it by itself between two statements; in a COPY it waits for data without limit.
+
+        Returns
+        -------
+        int
+            How many. Those of other accounts are left to the server.
+        """
+        row = connection.execute(named_queries()["embed_end_frozen"], self._values).fetchone()
+        return 0 if row is None else int(row[0])
+
     def existing(self, connection: _Connection, object_id: Int64) -> Int64:
         """Those of the sources that have a vector already."""
         values = self._values | {"ids": object_id.tolist()}

@@ -307,11 +307,13 @@ class Worker:
     def _beat(self, end: threading.Event) -> None:
         """Renew leases; a chunk that was lost is given up at once."""
         # Not stopped with the others: the last chunk is still being written.
-        with Link(self._database, self._patience_s, end) as link:
+        with Link(self._database, self._patience_s, end, self._lease_s) as link:
             while not end.wait(self._lease_s / 4):
                 with self._lock:
                     before = dict(self._owned)
                 kept = link.run(self._chunks.heartbeat)
+                if ended := link.run(self._chunks.end_frozen):
+                    _log.warning("ended %d transactions of workers that stand still", ended)
                 for number, work in before.items():
                     if number not in kept:
                         work.abandoned = True
@@ -321,14 +323,14 @@ class Worker:
         with self._lock:
             left = bool(self._owned)
         try:
-            with Link(self._database, 0.0, threading.Event()) as link:
+            with Link(self._database, 0.0, threading.Event(), self._lease_s) as link:
                 if left or self._fatal is not None or self._stop.is_set():
                     link.run(self._chunks.release)
         except (psycopg.Error, DatabaseError) as error:
             _log.warning("chunks could not be handed back: %s", _one_line(error))
 
     def _link(self) -> Link:
-        return Link(self._database, self._patience_s, self._stop)
+        return Link(self._database, self._patience_s, self._stop, self._lease_s)
 
 
 def _judge(error: Exception, chunk: Chunk) -> tuple[Blame, str]:

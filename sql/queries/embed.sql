@@ -139,3 +139,14 @@ DELETE FROM astropt.embed_chunk
 WHERE state IN ('pending', 'running', 'dead')
     AND (%(encoder_id)s::integer IS NULL OR encoder_id = %(encoder_id)s)
 RETURNING n_sources
+
+-- name: embed_link
+SELECT set_config('application_name', 'astropt-db embed', false),
+    set_config('idle_in_transaction_session_timeout', %(limit)s, false)
+
+-- name: embed_end_frozen
+SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
+FROM pg_stat_activity AS a
+WHERE a.datname = current_database() AND a.usename = current_user
+    AND a.application_name = 'astropt-db embed' AND a.pid <> pg_backend_pid()
+    AND a.wait_event_type = 'Client' AND a.xact_start < clock_timestamp() - %(lease)s::interval

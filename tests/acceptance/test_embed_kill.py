@@ -304,7 +304,7 @@ def strike(database: Database, moments: random.Random, *, by_signal: bool) -> bo
     """End a backend of a worker, by SIGKILL or ``pg_terminate_backend``; whether one did."""
     pids = [row[0] for row in select(
         database, "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
-        "AND application_name = 'astropt-db' AND pid <> pg_backend_pid()")]  # fmt: skip
+        "AND application_name LIKE 'astropt-db%%' AND pid <> pg_backend_pid()")]  # fmt: skip
     if not pids:
         return False
     victim = moments.choice(pids)

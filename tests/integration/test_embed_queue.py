@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import psycopg
@@ -14,6 +16,7 @@ from vector_database import add_encoder, add_vectors
 
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.filters import condition_ids
+from astropt_db.embed.link import Link
 from astropt_db.embed.outcome import Outcome
 from astropt_db.embed.queue import Queue, cancel, plan, retry
 from astropt_db.errors import DatabaseError
@@ -298,3 +301,36 @@ def test_vectors_that_are_there_are_never_written_twice(sky_database, encoder, c
     assert count(sky_database) == 3
     with pytest.raises(psycopg.errors.CheckViolation):
         connection.execute("UPDATE astropt.embed_chunk SET state = 'odd'")
+
+
+@pytest.mark.parametrize("copying", [False, True], ids=["between statements", "in a COPY"])
+def test_a_worker_frozen_in_a_transaction_keeps_no_chunk(
+    sky_database, encoder, connection, copying
+):
+    """The server ends its transaction; else the row that it locked would be skipped for ever."""
+    chunks = plan(connection, encoder, size=50).chunks
+    quick, frozen, watch = (Queue(encoder, run, lease_s) for run, lease_s in
+                            ((1, 1000), (2, 1000), (3, 1)))  # fmt: skip
+    for _ in range(chunks - 1):
+        assert quick.claim(connection) is not None
+    found, held = [], []
+
+    def freeze(own):
+        if found:  # woken, and told that its transaction is gone
+            return
+        held.append(frozen.claim(own).id)
+        with own.cursor() as cursor:
+            stuck = cursor.copy("COPY pg_temp.held FROM STDIN") if copying else nullcontext()
+            with stuck:
+                deadline = time.monotonic() + 10
+                while time.monotonic() < deadline and not any(found):
+                    found.append(quick.claim(connection))
+                    if copying:
+                        watch.end_frozen(connection)
+                    time.sleep(0.05)
+
+    with Link(sky_database, 10, threading.Event(), hold_s=1) as link:
+        link.run(lambda own: own.execute("CREATE TEMPORARY TABLE held (i integer)"))
+        link.run(freeze)
+    assert found[0] is None
+    assert [chunk.id for chunk in found if chunk is not None] == held
