@@ -28,7 +28,7 @@ from q1_files import TILE, Rows, make_rows, write_product
 
 from astropt_db.database.connect import Database
 
-N_KILLS = 50
+N_KILLS = (12, pytest.param(50, marks=pytest.mark.slow))
 N_CRASHES = 6
 N_TILES = 10
 ROWS = {"mer_catalogue": 300, "phz_photo_z": 100}
@@ -153,13 +153,14 @@ def assert_complete(database: Database, sample: Sample) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_kill_9_of_the_ingestion(server, template, nursery, sample):
+@pytest.mark.parametrize("n_kills", N_KILLS)
+def test_kill_9_of_the_ingestion(server, template, nursery, sample, n_kills):
     moments = random.Random(102158889)
     kills = hits = rounds = 0
-    while kills < N_KILLS:
+    while kills < n_kills:
         with temporary_database(server, template) as url:
             database = Database(url)
-            while kills < N_KILLS and done_files(database) < sample.n_files:
+            while kills < n_kills and done_files(database) < sample.n_files:
                 group = nursery.start(database, sample.folder)
                 time.sleep(moments.uniform(0, sample.duration))
                 writers = len(select(database, WRITERS))
@@ -172,7 +173,7 @@ def test_kill_9_of_the_ingestion(server, template, nursery, sample):
             assert_complete(database, sample)
             rounds += 1
 
-    assert hits >= N_KILLS // 5, f"only {hits} of {kills} kills cut a transaction off"
+    assert hits >= n_kills // 5, f"only {hits} of {kills} kills cut a transaction off"
 
 
 @pytest.fixture(scope="module")

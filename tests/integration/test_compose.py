@@ -139,6 +139,7 @@ def test_the_server_accepts_the_settings(services: dict[str, Any], home: Path) -
             )
 
 
+@pytest.mark.slow
 def test_every_command_works(
     services: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
