@@ -31,29 +31,49 @@ class Best:
         self.values = torch.full((rows, k), -torch.inf, device=device)
         self.columns = torch.full((rows, k), -1, dtype=torch.int64, device=device)
 
-    def offer(self, first_row: int, first_column: int, block: Tensor) -> None:
-        """Take what is good enough from a block of the matrix.
-
-        A pass over maxima of groups finds the few places worth a closer look; a full sort of each
-        block took longer than the matrix product that made it (measured: 26 against 7 ns for each
-        number).
+    def fill(self, first_row: int, first_column: int, block: Tensor) -> None:
+        """Take the best of the first block of some rows; all of it is sorted, as `offer` would.
 
         Parameters
         ----------
         first_row, first_column
             Place of the block in the matrix.
         block
-            float32 ``(r, c)``, c a multiple of `GROUP`; may be a transposed view.
+            float32 ``(r, c)``, c at least k.
         """
-        rows = slice(first_row, first_row + block.shape[0])
-        floor = self.values[rows, -1]
-        grouped = torch.unflatten(block, 1, (GROUP, -1))
-        row, group = (grouped.amax(dim=1) > floor[:, None]).nonzero(as_tuple=True)
+        rows = slice(first_row, first_row + len(block))
+        values, columns = block.topk(self.values.shape[1], dim=1)
+        self.values[rows] = values
+        self.columns[rows] = torch.where(values > -torch.inf, columns + first_column, -1)
+
+    def offer(
+        self, first_row: int, first_column: int, block: Tensor, *, turned: bool = False
+    ) -> None:
+        """Take what is good enough from a block of the matrix.
+
+        A pass over maxima of groups finds the few places worth a closer look; a full sort of each
+        block took longer than the matrix product that made it (measured: 26 against 7 ns for each
+        number). A turned block is looked at along its own rows: maxima of a transposed view took as
+        long as the product, too.
+
+        Parameters
+        ----------
+        first_row, first_column
+            Place of the block in the matrix.
+        block
+            float32 ``(r, c)``, c a multiple of `GROUP`.
+        turned
+            Whether it is the transpose of the matrix's block instead, ``(c, r)``.
+        """
+        grouped = torch.unflatten(block, 0 if turned else 1, (GROUP, -1))
+        maxima = grouped.amax(dim=0).T if turned else grouped.amax(dim=1)
+        floor = self.values[first_row : first_row + len(maxima), -1]
+        row, group = (maxima > floor[:, None]).nonzero(as_tuple=True)
         if not len(row):
             return
-        near = grouped[row, :, group]
+        near = grouped[:, group, row].T if turned else grouped[row, :, group]
         entry, place = (near > floor[row, None]).nonzero(as_tuple=True)
-        column = place * grouped.shape[2] + group[entry] + first_column
+        column = place * maxima.shape[1] + group[entry] + first_column
         self._merge(first_row, row[entry], column, near[entry, place])
 
     def _merge(self, first_row: int, row: Tensor, column: Tensor, value: Tensor) -> None:

@@ -28,7 +28,8 @@ _SPARE = 14
 _BLOCK = {"cpu": 2048, "cuda": 16_384}
 _QUERIES = 512
 _SAMPLE = 1000
-_CHUNK = 128
+_CHUNK = {"cpu": 8, "cuda": 128}
+"""Rows whose candidates are compared at once: those of 8 stay in a core's cache."""
 
 Progress = Callable[[float], None]
 
@@ -153,10 +154,10 @@ def _search_all(rows: Tensor, k: int, progress: Progress | None) -> Tensor:
         torch.addmm(-half[theirs : theirs + block], part(i), part(j).T, out=scores)
         scores -= half[mine : mine + block, None]
         if i == j:
-            scores.fill_diagonal_(-torch.inf)
+            best.fill(mine, theirs, scores.fill_diagonal_(-torch.inf))
         else:
-            best.offer(theirs, mine, scores.T)
-        best.offer(mine, theirs, scores)
+            best.offer(mine, theirs, scores)
+            best.offer(theirs, mine, scores, turned=True)
         if progress is not None:
             progress(done / total)
     return best.columns[:n]
@@ -268,10 +269,13 @@ def refine(
     norms = torch.cat(
         [torch.linalg.vector_norm(stored[p].double(), dim=1) for p in _parts(len(stored), 8192)]
     )
-    for part in _parts(count, _CHUNK):
-        own = torch.arange(count, device=stored.device)[part] if chosen is None else chosen[part]
-        other = candidates[part]
-        products = torch.bmm(stored[other].double(), stored[own].double()[:, :, None])[:, :, 0]
+    every = torch.arange(count, device=stored.device) if chosen is None else chosen
+    for part in _parts(count, _CHUNK[stored.device.type]):
+        own, other = every[part], candidates[part]
+        # By way of float32: from half precision straight to float64 takes twice as long.
+        near = stored.index_select(0, other.clamp(min=0).flatten()).float().double()
+        near = near.view(*other.shape, -1)
+        products = torch.bmm(near, stored[own].double()[:, :, None])[:, :, 0]
         distance = 1 - products / (norms[own][:, None] * norms[other])
         distance = distance.clamp_(min=0).masked_fill_(other < 0, 2.0)
         nearest = distance.sort(dim=1, stable=True)

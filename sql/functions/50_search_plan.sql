@@ -66,15 +66,15 @@ DECLARE
     wanted constant real := 0.99;
     large constant bigint := 1000000;
     partition regclass := to_regclass(format('astropt.embedding_%s', search_plan.encoder_id));
-    n bigint;
     best record;
 BEGIN
-    SELECT c.reltuples::bigint INTO n FROM pg_class AS c WHERE c.oid = partition;
-    SELECT i.id, i.kind, i.visit_us / nullif(i.lookup_us, 0) AS ratio, r.ef_search, r.recall
+    SELECT i.id, i.kind, i.visit_us / nullif(i.lookup_us, 0) AS ratio, r.ef_search, r.recall,
+        c.reltuples::bigint AS n
     INTO best
     FROM astropt.search_index AS i
     JOIN pg_index AS x ON x.indexrelid = to_regclass(format('astropt.%I', i.index_name))
         AND x.indrelid = partition AND x.indisvalid
+    JOIN pg_class AS c ON c.oid = partition
     JOIN astropt.search_recall AS r ON r.search_index_id = i.id
         AND r.filter IS NULL AND r.ef_search IS NOT NULL AND r.k >= search_plan.k
     WHERE i.encoder_id = search_plan.encoder_id
@@ -86,15 +86,15 @@ BEGIN
     recall := 1;
     IF best IS NULL THEN
         reason := 'no index of this encoder was measured for so many rows';
-    ELSIF best.recall < wanted AND n < large THEN
+    ELSIF best.recall < wanted AND best.n < large THEN
         reason := format('the index reaches a recall of %s only', best.recall);
     ELSE
         method := best.kind;
         search_index_id := best.id;
         ef_search := best.ef_search;
         recall := best.recall;
-        few := ceil(sqrt(k::double precision * greatest(n, 1) * 1.5 * coalesce(best.ratio, 5)));
-        deep := ceil(8 * 1.5 * k::double precision * greatest(n, 1) / few);
+        few := ceil(sqrt(k::double precision * greatest(best.n, 1) * 1.5 * coalesce(best.ratio, 5)));
+        deep := ceil(8 * 1.5 * k::double precision * greatest(best.n, 1) / few);
         reason := format('index %s at ef_search %s', best.kind, best.ef_search);
     END IF;
 END
@@ -136,7 +136,8 @@ BEGIN
         'SELECT near.object_id, near.embedding <=> $1 AS distance FROM ('
         'SELECT e.object_id, e.embedding FROM %1$s AS e ORDER BY '
         'binary_quantize(e.embedding::halfvec(%2$s) - %3$L::halfvec(%2$s))::bit(%2$s) <~> '
-        'binary_quantize($1::halfvec(%2$s) - %3$L::halfvec(%2$s))::bit(%2$s) LIMIT $2) AS near',
+        'binary_quantize($1::halfvec(%2$s) - %3$L::halfvec(%2$s))::bit(%2$s) LIMIT $2) AS near '
+        'ORDER BY distance',
         partition, chosen.d, chosen.centre);
 END
 $$;

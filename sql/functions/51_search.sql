@@ -9,8 +9,9 @@ DECLARE
     candidates text := astropt.candidate_query(encoder_id, NULL, filter);
 BEGIN
     IF allowed IS NOT NULL THEN
+        -- Behind a sub-query the planner does not look at thousands of ids one by one.
         candidates := format('SELECT e.object_id, e.embedding <=> $1 AS distance '
-            'FROM astropt.embedding_%s AS e WHERE e.object_id = ANY($4) '
+            'FROM astropt.embedding_%s AS e WHERE e.object_id = ANY((SELECT $4)::bigint[]) '
             'ORDER BY distance LIMIT $2', encoder_id);
     END IF;
     -- The excluded ones are few: so many rows more cost less than a condition on every row.
@@ -44,9 +45,7 @@ DECLARE
     before text[];
     ids bigint[];
     distances double precision[];
-    passes text := CASE WHEN filter IS NULL THEN '' ELSE format(
-        ' AND c.object_id IN (SELECT astropt.as_object_id(f.object_id) FROM (%s) AS f '
-        'WHERE f.object_id = ANY(ARRAY(SELECT object_id FROM c)))', filter) END;
+    candidates text := astropt.candidate_query(encoder_id, search_index_id);
     one text;
 BEGIN
     before := ARRAY[current_setting(names[1]), current_setting(names[2]),
@@ -55,13 +54,17 @@ BEGIN
     one := set_config(names[2], 'strict_order', true);
     one := set_config(names[3], greatest(20000, 2 * depth)::text, true);
     one := set_config(names[4], 'off', true);
-    EXECUTE format(
-        'WITH c AS MATERIALIZED (%s) SELECT array_agg(s.object_id), array_agg(s.distance) FROM ('
-        'SELECT c.object_id, c.distance FROM c WHERE c.object_id <> ALL($3)%s '
-        'ORDER BY c.distance, c.object_id) AS s',
-        astropt.candidate_query(encoder_id, search_index_id), passes)
-    INTO ids, distances
-    USING query, depth, excluded;
+    -- Candidates come nearest first, and the simpler the text, the sooner it is planned.
+    IF filter IS NOT NULL THEN
+        candidates := format(
+            'WITH c AS MATERIALIZED (%s) SELECT c.object_id, c.distance FROM c WHERE c.object_id IN ('
+            'SELECT astropt.as_object_id(f.object_id) FROM (%s) AS f '
+            'WHERE f.object_id = ANY(ARRAY(SELECT object_id FROM c))) ORDER BY c.distance',
+            candidates, filter);
+    END IF;
+    EXECUTE format('SELECT array_agg(s.object_id), array_agg(s.distance) FROM (%s) AS s '
+        'WHERE s.object_id <> ALL($3)', candidates)
+    INTO ids, distances USING query, depth, excluded;
     one := set_config(names[1], before[1], true);
     one := set_config(names[2], before[2], true);
     one := set_config(names[3], before[3], true);
@@ -205,21 +208,34 @@ CREATE OR REPLACE FUNCTION astropt.similar_rows(
 )
 LANGUAGE plpgsql STABLE ROWS 10 AS $$
 #variable_conflict use_column
+DECLARE
+    ids bigint[];
+    similarities double precision[];
+    way text;
+    its_recall real;
 BEGIN
+    SELECT array_agg(n.object_id), array_agg(n.similarity), min(n.method), min(n.recall)
+    INTO ids, similarities, way, its_recall
+    FROM astropt.nearest_vectors(encoder_id, query, k, excluded, filter, exact) AS n;
     RETURN QUERY
     SELECT
-        (row_number() OVER (ORDER BY n.similarity DESC, n.object_id))::integer, n.object_id,
-        n.similarity, s.right_ascension, s.declination, s.field, s.mag_vis, s.morphology_class,
-        s.z_median, s.log_mass, s.is_outlier, n.method, n.recall
-    FROM astropt.nearest_vectors(encoder_id, query, k, excluded, filter, exact) AS n
-    -- OFFSET keeps the planner from joining the catalogue before it looks for the k objects.
+        t.rank::integer, t.object_id, t.similarity, s.right_ascension, s.declination, s.field,
+        s.mag_vis,
+        -- Sub-queries look up one object each, however the planner would join the views, and
+        -- cost half of what astropt.catalogue does.
+        (SELECT m.morphology_class::text FROM astropt.morphology AS m
+            WHERE m.object_id = t.object_id),
+        (SELECT z.z_median::double precision FROM astropt.photoz AS z
+            WHERE z.object_id = t.object_id),
+        (SELECT l.log_mass::double precision FROM astropt.stellar_mass AS l
+            WHERE l.object_id = t.object_id),
+        (SELECT o.is_outlier FROM astropt.outliers AS o WHERE o.object_id = t.object_id),
+        way, its_recall
+    FROM unnest(ids, similarities) WITH ORDINALITY AS t (object_id, similarity, rank)
     LEFT JOIN LATERAL (
-        SELECT c.right_ascension, c.declination, c.field, c.mag_vis,
-            c.morphology_class::text AS morphology_class, c.z_median::double precision AS z_median,
-            c.log_mass::double precision AS log_mass, c.is_outlier
-        FROM astropt.catalogue AS c WHERE c.object_id = n.object_id OFFSET 0
-    ) AS s ON true
-    ORDER BY n.similarity DESC, n.object_id;
+        SELECT c.right_ascension, c.declination, c.field, c.mag_vis
+        FROM astropt.source AS c WHERE c.object_id = t.object_id OFFSET 0
+    ) AS s ON true;
 END
 $$;
 

@@ -10,8 +10,11 @@ import psycopg
 import pytest
 from commands import run, select
 from search_database import Searchable, searchable_database
+from vector_database import add_vectors
 
+from astropt_db.database.connect import connect
 from astropt_db.database.embedded import EmbeddedServer
+from astropt_db.database.encoders import find_encoder
 from astropt_db.database.vectors import VectorBatch
 from astropt_db.errors import ConfigurationError
 from astropt_db.search.exact import exact_neighbours, recall_of
@@ -31,36 +34,43 @@ def unchanged(server: EmbeddedServer, template: str) -> Iterator[Searchable]:
 
 
 def similar(sky: Searchable, one: int, k: int = 10, **options: Any) -> list[tuple[Any, ...]]:
+    return select(sky.database, question(options), [one, k, *options.values()])
+
+
+def question(options: dict[str, Any]) -> str:
     extra = "".join(f", {name} => %s" for name in options)
-    query = f"SELECT object_id, similarity, method, recall FROM astropt.similar(%s, %s{extra})"
-    return select(sky.database, query, [one, k, *options.values()])
+    return f"SELECT object_id, similarity, method, recall FROM astropt.similar(%s, %s{extra})"
 
 
 def mean_recall(sky: Searchable, **options: Any) -> float:
+    """Of 60 objects that were not those of the measurement; its error is about 0.005."""
     allowed = options.pop("allowed", None)
     hits = []
-    for one in sky.ids[:15].tolist():
-        rows = similar(sky, one, **options)
-        assert len(rows) == 10
-        truth = sky.nearest(sky.vector(one), 10, (one,), allowed)
-        hits.append(len({row[0] for row in rows} & set(truth)) / 10)
+    with connect(sky.database) as connection:
+        for one in sky.ids[:60].tolist():
+            values = [one, 10, *options.values()]
+            rows = connection.execute(question(options), values, prepare=True).fetchall()
+            assert len(rows) == 10
+            truth = sky.nearest(sky.vector(one), 10, (one,), allowed)
+            hits.append(len({row[0] for row in rows} & set(truth)) / 10)
     return float(np.mean(hits))
 
 
 @pytest.mark.parametrize("kind", ["halfvec", "bit"])
 def test_an_index_is_built_measured_used_and_dropped(sky: Searchable, kind: str) -> None:
     one = int(sky.ids[0])
-    outcome = run(sky.database, "index", "build", "--kind", kind, "--queries", 12)
+    outcome = run(sky.database, "index", "build", "--kind", kind, "--queries", 40)
     assert outcome.code == 0, outcome.err
     assert f"one: {kind} index of 1,500 vectors in" in outcome.err
     rows = similar(sky, one)
     assert {row[2] for row in rows} == {kind}
     (measured,) = {row[3] for row in rows}
     assert 0.99 <= measured <= 1
-    assert mean_recall(sky) >= 0.95
+    assert mean_recall(sky) >= 0.98
     # Exact on request, and where k is larger than any that was measured.
     assert {row[2:] for row in similar(sky, one, exact=True)} == {("exact", 1.0)}
     assert {row[2:] for row in similar(sky, one, 101)} == {("exact", 1.0)}
+    assert len(similar(sky, one, 5000)) == 1499
     # What the index does not know of: another encoder.
     with pytest.raises(psycopg.Error, match="no embedding of encoder two"):
         similar(sky, one, encoder="two")
@@ -74,13 +84,13 @@ def test_an_index_is_built_measured_used_and_dropped(sky: Searchable, kind: str)
 
 @pytest.mark.parametrize("kind", ["halfvec", "bit"])
 def test_filtered_answers_from_an_index_have_k_rows(sky: Searchable, kind: str) -> None:
-    run(sky.database, "index", "build", "--kind", kind, "--queries", 12)
+    run(sky.database, "index", "build", "--kind", kind, "--queries", 40)
     # Make comparisons dear, so that the planner takes the index even for rare objects.
     select(sky.database, "UPDATE astropt.search_index SET lookup_us = 1e6 RETURNING 1")
     for share in (2, 40):
         allowed = sky.ids[sky.ids % share == 0]
         text = f"SELECT e.object_id FROM astropt.embedding AS e WHERE e.object_id % {share} = 0"
-        assert mean_recall(sky, filter=text, allowed=allowed) >= 0.95
+        assert mean_recall(sky, filter=text, allowed=allowed) >= 0.98
     # Only what is far from the query: the index cannot find it, so all are compared.
     far = sky.nearest(-sky.vectors[0], 30)
     with psycopg.connect(sky.database.url) as connection:
@@ -102,6 +112,25 @@ def test_settings_of_the_session_are_left_alone(sky: Searchable) -> None:
         rows = connection.execute("SELECT * FROM astropt.similar(%s)", [int(sky.ids[0])])
         assert "halfvec" in rows.fetchall()[0]
         assert [connection.execute(f"SHOW {name}").fetchone() for name in names] == before
+
+
+def test_an_index_of_another_encoder_is_never_asked(sky: Searchable) -> None:
+    with connect(sky.database) as connection:
+        two = find_encoder(connection, "two")
+    # Other vectors of the same objects, of which only the first encoder has an index.
+    add_vectors(sky.database, two, sky.ids, np.roll(sky.vectors, 700, axis=0))
+    run(sky.database, "index", "build", "--queries", 12)
+    one = int(sky.ids[0])
+    expected = [row[0] for row in similar(sky, one, encoder="two", exact=True)]
+    assert expected != [row[0] for row in similar(sky, one)]
+    # Even where its row was altered by hand.
+    for number in (sky.encoder.id, two.id):
+        select(
+            sky.database, "UPDATE astropt.search_index SET encoder_id = %s RETURNING 1", [number]
+        )
+        rows = similar(sky, one, encoder="two")
+        assert [row[0] for row in rows] == expected
+        assert {row[2:] for row in rows} == {("exact", 1.0)}
 
 
 def test_recall_is_measured_with_filters_and_stored(sky: Searchable) -> None:
