@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from astropt_db.cli.options import database_option
 from astropt_db.database.connect import Database
 
-FORMATS = ["fits", "votable", "ecsv", "csv", "parquet"]
+FORMATS = ["fits", "votable", "ecsv", "csv", "parquet", "hats"]
 
 
 @click.command()
@@ -27,7 +27,7 @@ FORMATS = ["fits", "votable", "ecsv", "csv", "parquet"]
     "target",
     required=True,
     type=click.Path(path_type=Path),
-    help="File to write; its suffix tells the format: .fits .vot .ecsv .csv .parquet.",
+    help="File to write; its suffix tells the format: .fits .vot .ecsv .csv .parquet .hats.",
 )
 @click.option(
     "--format",
@@ -53,14 +53,16 @@ def export(
     timeout: float,
     database: Database,
 ) -> None:
-    """Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file.
+    """Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file, or a HATS folder.
 
     Units, UCDs, descriptions and provenance go into the header; ids stay 64-bit integers. The
-    file appears when it is complete. A Parquet file is a VOParquet file too.
+    file appears when it is complete. A Parquet file is a VOParquet file too. A HATS catalogue is a
+    folder of Parquet files by place on the sky, for LSDB.
 
     \b
     astropt-db export source -o source.fits
     astropt-db export --query "SELECT * FROM astropt.source WHERE mag_vis < 20" -o bright.vot
+    astropt-db export catalogue -o catalogue.hats
     """
     from astropt_db.deliver.export import export as run
 
@@ -73,6 +75,8 @@ def export(
         f"{report.size / 1e6:,.1f} MB in {time.monotonic() - started:.1f} s",
         err=True,
     )
+    if report.left_out:
+        click.echo(f"warning: {report.left_out:,} rows without a position left out", err=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``astropt-db export``: a view or a query as a file."""
+"""``astropt-db export``: a view or a query as a file, or as a folder of files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pyarrow as pa
 from astropt_db.database.connect import Database
 from astropt_db.database.copy_out import stream as copy_out
 from astropt_db.database.reading import query_errors, reading
-from astropt_db.deliver.files import check_target, new_file
+from astropt_db.deliver.files import check_target, new_file, new_folder
 from astropt_db.deliver.fits_file import write_fits
 from astropt_db.deliver.fixed import Size, measure
+from astropt_db.deliver.hats_folder import PROPERTIES, lay_out, write_hats
 from astropt_db.deliver.parquet_file import write_parquet
 from astropt_db.deliver.selection import Selection, select
 from astropt_db.deliver.text_file import write_csv, write_ecsv
@@ -36,7 +37,7 @@ class Format:
     suffixes
         Of file names.
     write
-        Writes batches to a file, returns the number of rows.
+        Writes batches to a file, returns the number of rows; ``None`` for HATS, a folder.
     text_arrays, text_moments
         Whether arrays, and dates and times, are written as text.
     measured
@@ -45,7 +46,7 @@ class Format:
 
     name: str
     suffixes: tuple[str, ...]
-    write: Writer
+    write: Writer | None
     text_arrays: bool = False
     text_moments: bool = True
     measured: bool = False
@@ -57,17 +58,31 @@ FORMATS = (
     Format("ecsv", (".ecsv",), write_ecsv, text_arrays=True),
     Format("csv", (".csv",), write_csv, text_arrays=True),
     Format("parquet", (".parquet", ".pq"), write_parquet, text_moments=False),
+    Format("hats", (".hats",), None, text_moments=False),
 )
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export wrote."""
+    """What an export wrote.
+
+    Attributes
+    ----------
+    path
+        File or folder.
+    rows, columns
+        How many.
+    size
+        Bytes.
+    left_out
+        Rows without a position, which a HATS catalogue cannot hold.
+    """
 
     path: Path
     rows: int
     columns: int
     size: int
+    left_out: int = 0
 
 
 def find_format(target: Path, name: str | None = None) -> Format:
@@ -102,7 +117,8 @@ def export(
     Parameters
     ----------
     target
-        File; its suffix tells the format unless ``format_name`` does.
+        File, or folder of a HATS catalogue; its suffix tells the format unless
+        ``format_name`` does.
     view, query
         One of the two.
     overwrite
@@ -115,7 +131,7 @@ def export(
     Raises
     ------
     ConfigurationError
-        If the file exists, its format or the view is unknown.
+        If the file exists, its format or the view is unknown, or rows for HATS have no position.
     DatabaseError
         If the query is wrong or takes too long.
     FileError
@@ -127,11 +143,28 @@ def export(
     check_target(target, overwrite)
     with query_errors(timeout_s), reading(database, timeout_s, snapshot=True) as cursor:
         selection = select(cursor, view, query, chosen.text_moments, chosen.text_arrays)
+        if chosen.write is None:
+            return _export_hats(cursor, target, selection, overwrite, progress)
         sizes = measure(cursor, selection) if chosen.measured else {}
         batches = _told(cursor, selection, progress)
         with new_file(target, overwrite) as stream:
             rows = chosen.write(stream, selection, batches, sizes)
     return ExportReport(target, rows, len(selection.columns), target.stat().st_size)
+
+
+def _export_hats(
+    cursor: psycopg.Cursor,
+    target: Path,
+    selection: Selection,
+    overwrite: bool,
+    progress: Callable[[int], None],
+) -> ExportReport:
+    layout = lay_out(cursor, selection)
+    batches = _told(cursor, layout.selection, progress)
+    with new_folder(target, PROPERTIES, overwrite) as folder:
+        rows = write_hats(folder, layout, batches)
+    size = sum(path.stat().st_size for path in target.rglob("*"))
+    return ExportReport(target, rows, len(layout.selection.columns), size, layout.left_out)
 
 
 def _told(

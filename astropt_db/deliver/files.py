@@ -60,9 +60,28 @@ def new_file(target: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder that appears under its name only when the block ends well."""
+def new_folder(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
+    """A folder that appears under its name only when the block ends well.
+
+    Parameters
+    ----------
+    mark
+        Name of a file that every folder of this kind holds; no other folder is overwritten.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`check_target`, or if a file or another folder is there.
+    FileError
+        If the disk is full or the folder cannot be written; nothing is left behind.
+    """
     check_target(target, overwrite)
+    if target.is_file():
+        raise ConfigurationError(f"{target} is a file; name a folder")
+    if target.is_dir() and not (target / mark).is_file():
+        raise ConfigurationError(
+            f"{target} is not replaced: a folder without {mark} is not of this kind; name another"
+        )
     part = _beside(target)
     try:
         part.mkdir()

@@ -23,7 +23,7 @@ _CODES = {
     "double precision": "D",
     "text": "A",
 }
-_KEYWORDS = {
+KEYWORDS = {
     "creator": ("CREATOR", "software that wrote this file"),
     "created": ("DATE", "when it was written, UTC"),
     "source": ("SOURCE", "view or table; query: see QUERY"),
@@ -31,6 +31,7 @@ _KEYWORDS = {
     "releases": ("RELEASE", "data releases in the database"),
     "encoder": ("ENCODER", "current encoder"),
     "predictors": ("PREDICT", "current predictors"),
+    "runs": ("RUNS", "last finished run of each command"),
 }
 _INTEGERS = ("smallint", "integer", "bigint")
 
@@ -81,7 +82,7 @@ def _primary(selection: Selection) -> bytes:
     header = fits.PrimaryHDU().header
     header["ORIGIN"] = "astropt-db"
     for key, value in selection.provenance.items():
-        keyword, comment = _KEYWORDS[key]
+        keyword, comment = KEYWORDS[key]
         header[keyword] = _ascii(value)
         if len(value) < _CARD - 20 - len(comment):
             header.comments[keyword] = comment

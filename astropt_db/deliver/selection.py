@@ -307,8 +307,8 @@ def _provenance(cursor: psycopg.Cursor[Any], name: str, text: str) -> dict[str, 
         "source": name,
         "query": " ".join(text.split()),
     }
-    for fact in ("releases", "encoder", "predictors"):
-        if f"export_{fact}" in queries:
-            row = cursor.execute(queries[f"export_{fact}"]).fetchone()
-            facts[fact] = str(row[0]) if row and row[0] else ""
+    for fact in ("releases", "encoder", "predictors", "runs"):
+        # With values, even if there are none: only then does %% mean %.
+        row = cursor.execute(queries[f"export_{fact}"], {}).fetchone()
+        facts[fact] = str(row[0]) if row and row[0] else ""
     return {key: value for key, value in facts.items() if value}

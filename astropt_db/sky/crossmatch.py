@@ -122,7 +122,8 @@ def find_pairs(
             "SELECT p.probe_id, t.{id} AS target_id, 3600 * astropt.angular_separation("
             "p.ra, p.declination, t.{ra}, t.{dec}) AS separation FROM {probes} AS p "
             "JOIN {target} AS t ON t.healpix29 BETWEEN p.first_cell AND p.last_cell "
-            "WHERE 3600 * astropt.angular_separation(p.ra, p.declination, t.{ra}, t.{dec}) "
+            "WHERE abs(t.{dec} - p.declination) <= p.radius / 3600 + 1e-9 "
+            "AND 3600 * astropt.angular_separation(p.ra, p.declination, t.{ra}, t.{dec}) "
             "<= p.radius"
         ).format(
             pairs=PAIRS,
@@ -183,4 +184,3 @@ def _write_probes(cursor: psycopg.Cursor[Any], table: sql.Identifier, probe: Pos
                 Field("probe_id", "bigint", part.id[at]),
             ]
             copy_rows(cursor, table, fields)
-    cursor.execute(sql.SQL("ANALYZE {}").format(table))

@@ -218,17 +218,22 @@ def _make_view(
 ) -> None:
     """The catalogue's columns, the match, and the survey's columns with names that are free."""
     rows = cursor.execute(
-        "SELECT attrelid = 'astropt.catalogue'::regclass, attname::text FROM pg_attribute "
+        "SELECT attrelid = 'astropt.catalogue'::regclass, attname::text, "
+        "atttypid = 'jsonb'::regtype FROM pg_attribute "
         "WHERE attrelid IN ('astropt.catalogue'::regclass, (%s)::regclass) AND attnum > 0 "
         "AND NOT attisdropped ORDER BY attnum",
         [f"survey.{name}"],
     ).fetchall()
-    taken = {column for ours, column in rows if ours} | {"survey_id", "separation", "match_rank"}
+    taken = {column for ours, column, _ in rows if ours} | {"survey_id", "separation", "match_rank"}
     taken |= {"n_candidates", "object_rank"}
-    columns = [column for ours, column in rows if not ours and column != "healpix29"]
+    columns = [column for ours, column, _ in rows if not ours and column != "healpix29"]
     renamed = {one: f"{name}_{one}"[:63] if one in taken else one for one in columns}
+    # JDBC (TOPCAT) cannot use jsonb.
+    as_text = {column for ours, column, is_json in rows if is_json and not ours}
     listed = sql.SQL(", ").join(
-        sql.SQL("s.{} AS {}").format(sql.Identifier(one), sql.Identifier(new))
+        sql.SQL("s.{}::text AS {}" if one in as_text else "s.{} AS {}").format(
+            sql.Identifier(one), sql.Identifier(new)
+        )
         for one, new in renamed.items()
     )
     cursor.execute(

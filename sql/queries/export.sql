@@ -31,3 +31,12 @@ FROM astropt.ingest_file WHERE state = 'done'
 SELECT format('%%s (weights sha256 %%s, run %%s)', name, left(weights_sha256, 16),
     coalesce(run_id::text, 'none'))
 FROM astropt.encoder WHERE is_current
+
+-- name: export_predictors
+SELECT string_agg(format('%%s: %%s on %%s (predictor %%s, weights sha256 %%s, run %%s)', task, head,
+    features, id, left(weights_sha256, 16), coalesce(run_id::text, 'none')), '; ' ORDER BY task)
+FROM astropt.predictor_info WHERE is_current
+
+-- name: export_runs
+SELECT string_agg(format('%%s %%s', command, id), ', ' ORDER BY id)
+FROM (SELECT command, max(id) AS id FROM astropt.run WHERE state = 'done' GROUP BY command) AS last

@@ -25,6 +25,18 @@ COMMENT ON COLUMN astropt.label_value.value IS
 COMMENT ON COLUMN astropt.label_value.category IS
     'the word that the value stands for; NULL for numbers [; meta.code.class]';
 
+-- Views hold no jsonb, which JDBC (TOPCAT) cannot use; databases of before had it here.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('astropt.predictor_info')
+            AND atttypid = 'jsonb'::regtype
+    ) THEN
+        DROP VIEW astropt.predictor_info;
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE VIEW astropt.predictor_info AS
 SELECT
     p.id,
@@ -37,9 +49,9 @@ SELECT
     p.n_train,
     p.n_calibration,
     p.outputs,
-    p.metrics,
-    p.settings,
-    p.training,
+    p.metrics::text AS metrics,
+    p.settings::text AS settings,
+    p.training::text AS training,
     octet_length(p.weights) AS weights_bytes,
     p.weights_sha256,
     p.seed,

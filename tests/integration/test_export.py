@@ -12,9 +12,12 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pytest
+from astropy.io import fits
+from astropy.io.votable import parse as votable_parse
 from astropy.table import Table
-from commands import run
+from commands import run, select
 from conftest import temporary_database
+from delivery_database import fill
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
@@ -24,6 +27,7 @@ from astropt_db.database.connect import Database
 from astropt_db.database.copy_out import BATCH_ROWS
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.deliver.export import FORMATS, export
+from astropt_db.deliver.fits_file import KEYWORDS
 from astropt_db.errors import ConfigurationError, DatabaseError, FileError
 
 IDS = [2684805874647806467, -532257415282400330, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 0]
@@ -128,6 +132,40 @@ def test_a_query_keeps_the_units_of_what_it_shows(database: Database, tmp_path: 
     assert table["f"].unit == "uJy"
     assert table["m"].unit is None
     assert table.meta["query"].startswith("WITH s AS")
+
+
+def test_provenance_stands_in_every_header(
+    server: EmbeddedServer, sky_template: str, tmp_path: Path
+) -> None:
+    """Release, encoder, predictor, run and query, as the database has them."""
+    query = "SELECT object_id, z_median FROM astropt.photoz WHERE z_median < 9"
+    with temporary_database(server, sky_template) as url:
+        database = Database(url)
+        fill(database)
+        for suffix in ("fits", "vot", "ecsv", "parquet"):
+            export(database, tmp_path / f"a.{suffix}", query=query)
+        row = select(
+            database,
+            "SELECT e.name, e.weights_sha256, p.id, (SELECT max(id) FROM astropt.run "
+            "WHERE command = 'ingest catalogue') FROM astropt.encoder AS e, astropt.predictor AS p "
+            "WHERE p.task = 'photoz'",
+        )[0]
+    parquet_metadata = parquet.read_schema(tmp_path / "a.parquet").metadata
+    votable = votable_parse(tmp_path / "a.vot").resources[0]
+    header = fits.getheader(tmp_path / "a.fits")
+    headers: list[dict[str, str]] = [
+        {k.decode().removeprefix("astropt-db."): v.decode() for k, v in parquet_metadata.items()},
+        {info.name: info.value for info in votable.infos},
+        dict(Table.read(tmp_path / "a.ecsv").meta),
+        {name: header[key] for name, (key, _) in KEYWORDS.items() if key in header},
+    ]
+    for found in headers:
+        assert found["releases"] == "Q1"
+        assert found["encoder"].startswith(f"{row[0]} (weights sha256 {row[1][:16]}, run ")
+        assert f"photoz: linear on embedding (predictor {row[2]}, weights" in found["predictors"]
+        assert f"ingest catalogue {row[3]}" in found["runs"]
+        assert found["query"] == query
+        assert found["creator"].startswith("astropt-db ")
 
 
 def test_several_batches_and_none(database: Database, tmp_path: Path) -> None:

@@ -196,6 +196,48 @@ def test_rows_with_errors_have_a_radius_of_their_own(
     assert select(ready_database, "SELECT survey_id FROM survey.erass_match") == [("a",)]
 
 
+def test_lotss_has_radii_of_its_errors(ready_database: Database, tmp_path: Path) -> None:
+    """Three times the larger of E_RA and E_DEC where that is more than 1 arcsec."""
+    sources = draw_sources(3)
+    add_sources(ready_database, sources)
+    table = Table({
+        "Source_Name": ["ILTJ1", "ILTJ2", "ILTJ3"], "RA": sources.ra,
+        "DEC": sources.dec + np.array([1.4, 1.4, 0.9]) / 3600,
+        "E_RA": [0.1, 0.2, 0.1], "E_DEC": [0.5, 0.4, 0.1], "Total_flux": [1.0, 2.0, 3.0],
+    })  # fmt: skip
+    table["Total_flux"].unit = "mJy"
+    table.write(tmp_path / "lotss.fits")
+    ok(ready_database, "add", "lotss", tmp_path / "lotss.fits", "--recipe", "lotss")
+    ok(ready_database, "match", "lotss")
+    assert select(ready_database, "SELECT survey_id FROM survey.lotss_match ORDER BY 1") == [
+        ("ILTJ1",), ("ILTJ3",)
+    ]  # fmt: skip
+    found = select(ready_database, "SELECT sky_error, total_flux FROM survey.lotss ORDER BY 1, 2")
+    assert found == [(pytest.approx(0.1), 3), (pytest.approx(0.4), 2), (pytest.approx(0.5), 1)]
+
+
+def test_allwise_has_a_wide_radius(ready_database: Database, tmp_path: Path) -> None:
+    """IRSA's ``cntr`` has 19 digits; blends are counted as candidates."""
+    sources = draw_sources(2)
+    beside = Sources(sources.object_id, sources.ra[:1], sources.dec[:1] - 2 / 3600)
+    both = Sources(
+        identity.encode(np.append(sources.ra, beside.ra), np.append(sources.dec, beside.dec)),
+        np.append(sources.ra, beside.ra), np.append(sources.dec, beside.dec),
+    )  # fmt: skip
+    add_sources(ready_database, both)
+    cntr = [2714166501351000001, 2714166501351000002]
+    path = write_csv(
+        tmp_path / "allwise.csv", designation=["J1", "J2"], ra=sources.ra,
+        dec=sources.dec + np.array([0.8, 3.5]) / 3600, sigra=[0.04, 0.05], sigdec=[0.05, 0.06],
+        w1mpro=[15.1, 16.2], cntr=cntr,
+    )  # fmt: skip
+    ok(ready_database, "add", "wise", path, "--recipe", "allwise")
+    ok(ready_database, "match", "wise")
+    rows = select(ready_database, "SELECT survey_id, separation, n_candidates, w1mpro "
+                  "FROM survey.wise_matched")  # fmt: skip
+    assert rows == [(cntr[0], pytest.approx(0.8, abs=1e-4), 2, 15.1)]
+
+
 def test_ids_of_20_digits_and_sentinels(ready_database: Database, tmp_path: Path) -> None:
     Table({
         "SPECOBJID": np.array([299489677444933632, 2**64 - 1], np.uint64),
@@ -282,6 +324,12 @@ def test_1500_columns(ready_database: Database, tmp_path: Path) -> None:
     row = select(ready_database, "SELECT c7, (extra ->> 'c1497')::float8 FROM survey.wide")
     assert row == [(7.0, 1497.0), (7.5, 1497.5)]
     ok(ready_database, "match", "wide")
+    kinds = select(
+        ready_database,
+        "SELECT data_type FROM astropt.column_info WHERE table_name = 'wide_matched' "
+        "AND column_name = 'extra'",
+    )
+    assert kinds == [("text",)]
 
 
 def test_what_is_not_there_is_told(ready_database: Database, tmp_path: Path) -> None:
