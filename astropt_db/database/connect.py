@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,10 @@ _SETTINGS = {
     "keepalives_interval": "10",
     "keepalives_count": "3",
 }
+
+
+_COMING_UP = re.compile(r"the database system is (starting up|in recovery mode|not yet accepting)")
+_COMING_UP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def _with_password(url: str) -> str:
 
 
 def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection:
-    """Connect without looking at the schema version.
+    """Connect without looking at the schema version; waits for a server that is coming up.
 
     Raises
     ------
@@ -122,13 +127,26 @@ def open_connection(url: str, *, autocommit: bool = False) -> psycopg.Connection
     settings = {key: value for key, value in _SETTINGS.items() if key not in given}
     full = make_conninfo(url, **settings)
     try:
-        return psycopg.connect(full, autocommit=autocommit)
+        return _connect_when_up(full, autocommit)
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[-1]
         raise DatabaseError(
             f"cannot connect to {hide_password(url)}: {reason}. Check that the server runs and "
             "that the address (--db or ASTROPT_DB_URL) and the password are right"
         ) from error
+
+
+def _connect_when_up(url: str, autocommit: bool) -> psycopg.Connection:
+    """Connect; a server that recovers from a crash of one of its processes is back in seconds."""
+    end = time.monotonic() + _COMING_UP_SECONDS
+    while True:
+        try:
+            return psycopg.connect(url, autocommit=autocommit)
+        except psycopg.OperationalError as error:
+            # libpq gives no SQLSTATE for a refused connection, only the server's words.
+            if time.monotonic() > end or not _COMING_UP.search(str(error)):
+                raise
+        time.sleep(0.2)
 
 
 def connect(database: Database, *, autocommit: bool = False) -> psycopg.Connection:

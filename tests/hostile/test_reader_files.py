@@ -350,7 +350,8 @@ def test_entities_are_refused_before_they_grow(tmp_path):
 
 def test_a_gzip_bomb_is_refused_by_its_uncompressed_size(tmp_path, monkeypatch):
     monkeypatch.setattr("astropt_db.q1.readers.votable.MAX_BYTES", 10**6)
-    text = votable(table(LONG, ROW)) + " " * 2 * 10**6
+    binary = f'<TABLE>{LONG}<DATA><BINARY><STREAM encoding="base64"/></BINARY></DATA></TABLE>'
+    text = votable(binary) + " " * 2 * 10**6
     path = write(tmp_path, gzip.compress(text.encode()), "b.vot.gz")
     assert "Convert it to FITS or Parquet" in refusal(open_votable, path)
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from processes import START, ask, client, output, wait_for_end
 
+from astropt_db.database.connect import open_connection
 from astropt_db.database.embedded import EmbeddedServer
 
 
@@ -110,6 +111,26 @@ def test_killed_postmaster_with_a_busy_backend(home):
         with pytest.raises(psycopg.OperationalError):
             connection.execute("INSERT INTO galaxy VALUES (1)")
     assert ask(server.url("postgres"), "SELECT count(*) FROM galaxy") == 0
+
+
+def test_a_connection_waits_while_the_server_recovers(home):
+    server = EmbeddedServer(home)
+    server.start()
+    url = server.url("postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE galaxy AS SELECT generate_series(1, 500000) AS id")
+        os.kill(connection.info.backend_pid, signal.SIGKILL)
+        wait_for_end(connection.info.backend_pid)
+    refused = False
+    for _ in range(1000):
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError as error:
+            if refused := "the database system is" in str(error):
+                break
+    assert refused, "the server recovered before it could refuse anybody"
+    with open_connection(url) as connection:
+        assert connection.execute("SELECT count(*) FROM galaxy").fetchone() == (500000,)
 
 
 @pytest.mark.parametrize("content", ["", "{stranger}\n", "{stranger}\n{rest}"])

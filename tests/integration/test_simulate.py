@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -297,3 +298,14 @@ def test_help_names_every_option() -> None:
     assert result.exit_code == 0
     for option in ("--sources", "--tiles", "--field", "--seed", "--tile-size", "--jobs"):
         assert option in result.output
+
+
+@pytest.mark.slow
+def test_redshifts_can_be_learned_but_not_trivially(tmp_path: Path) -> None:
+    """Boosted trees on the noisy fluxes; the measurement of ``benchmarks/simulate.py``."""
+    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "simulate.py"))
+    simulate(tmp_path / "sky", 2400, 2, "EDF-N", 3)
+    number, fitted, learnt = benchmark["photo_z"](benchmark["catalogue"](tmp_path / "sky"))
+    assert number > 300
+    assert 0.02 < learnt < 0.06
+    assert 0.02 < fitted < 0.08

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from astropy.table import MaskedColumn
 from astropy.table import Table as AstropyTable
 
 from astropt_db.errors import FileError
-from astropt_db.q1.readers.votable import open_votable
+from astropt_db.q1.readers import votable as reader
+from astropt_db.q1.readers import votable_pieces
+from astropt_db.q1.readers.votable import LongVOTable, open_votable
 
 REAL = Path(os.environ.get("ASTROPT_DB_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_real_data = pytest.mark.skipif(
@@ -98,6 +101,15 @@ def test_nulls_texts_and_unsigned_bytes(tmp_path):
     assert values["n"].null.tolist() == [False, False, True]
 
 
+def test_words_for_no_value_are_null_and_other_words_are_not(tmp_path):
+    fields = '<FIELD name="f" datatype="float"/>'
+    empty = "".join(map(row, ["null", "-", "NULL", "N/A", "--"] * 4))
+    _, values = read(write(tmp_path, document(fields, empty + row("1.5"))))
+    assert np.isnan(values["f"].data[:-1]).all()
+    with pytest.raises(FileError, match=r"would lose values: .*'twenty'"):
+        open_votable(write(tmp_path, document(fields, empty + row("twenty"))))
+
+
 def test_variable_arrays_of_one_length_are_vectors(tmp_path):
     fields = '<FIELD name="pdf" datatype="float" arraysize="*"/>'
     rows = row("") + row("1 2 3") + row("4 NaN 6")
@@ -135,6 +147,76 @@ def test_blocks_columns_and_several_tables(tmp_path):
     blocks = list(first.blocks(["b"], rows=4))
     assert [(block.first_row, block.n_rows) for block in blocks] == [(0, 4), (4, 4), (8, 2)]
     assert list(blocks[0].columns) == ["b"]
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Files above 1 kB are long, and a piece has about 300 bytes of rows."""
+    monkeypatch.setattr(reader, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(votable_pieces, "PIECE_BYTES", 300)
+
+
+def long_rows(n):
+    return "\n".join(row(IDS[0] + i, i / 4, f"a&lt;{i}") for i in range(n))
+
+
+LONG_FIELDS = (
+    '<FIELD name="object_id" datatype="long"/><FIELD name="flux" datatype="float"/>'
+    '<FIELD name="name" datatype="char" arraysize="*"/>'
+)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("prefix", ["", "v:"])
+@pytest.mark.parametrize("n", [99, 100, 101])
+def test_a_long_table_is_read_in_pieces(tmp_path, small_pieces, n, packed, prefix):
+    text = document(LONG_FIELDS, long_rows(n), attributes=f'name="t" nrows="{n}"')
+    if prefix:
+        text = re.sub(r"<(/?)([A-Z])", r"<\1v:\2", text).replace("xmlns=", "xmlns:v=")
+    path = tmp_path / "t.vot"
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    (table,) = open_votable(path)
+    assert isinstance(table, LongVOTable)
+    assert (table.label, table.n_rows) == ("t", n)
+    blocks = list(table.blocks(rows=4))
+    assert len(blocks) > n / 4
+    assert max(block.n_rows for block in blocks) <= 4
+    assert [block.first_row for block in blocks] == [
+        sum(block.n_rows for block in blocks[:i]) for i in range(len(blocks))
+    ]
+    ids = np.concatenate([block.columns["object_id"].data for block in blocks])
+    assert ids.tolist() == [IDS[0] + i for i in range(n)]
+    names = np.concatenate([block.columns["name"].data for block in blocks])
+    assert names[-1] == f"a<{n - 1}".encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text: text[:4000], "it ends inside its table"),
+        (lambda text: text.replace('nrows="100"', 'nrows="101"'), "announces 101 rows, found 100"),
+        (
+            lambda text: text.replace("<TD>20.0</TD>", "<TD>twenty</TD>"),
+            "after row [78][0-9]: .*'twenty'",
+        ),
+        (
+            lambda text: text.replace(
+                "</RESOURCE>", '<INFO name="QUERY_STATUS" value="OVERFLOW"/></RESOURCE>'
+            ),
+            "QUERY_STATUS is OVERFLOW",
+        ),
+        (
+            lambda text: text.replace("</RESOURCE>", "<TABLE></TABLE></RESOURCE>"),
+            "holds several tables and is too large",
+        ),
+        (lambda text: text.replace("</TR>", "</TRR>"), "holds no complete row"),
+    ],
+    ids=["cut off", "rows announced", "no number", "overflow", "two tables", "no row"],
+)
+def test_damage_of_a_long_table(tmp_path, small_pieces, change, expected):
+    text = document(LONG_FIELDS, long_rows(100), attributes='nrows="100"')
+    with pytest.raises(FileError, match=expected):
+        [list(table.blocks()) for table in open_votable(write(tmp_path, change(text)))]
 
 
 def test_a_table_without_rows(tmp_path):

@@ -1,19 +1,21 @@
 """VOTable in all its serialisations, read by astropy.
 
-astropy holds the whole table in memory, so large files are refused; archives serve the large
-ones as FITS or Parquet as well.
+astropy holds a whole table in memory. A long one of TABLEDATA (what archives and TOPCAT write by
+default) is therefore read in pieces, see ``votable_pieces``; a long binary one is refused.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.parsers import expat
 
 import numpy as np
@@ -26,9 +28,13 @@ from astropt_db.errors import FileError
 from astropt_db.q1.readers.arrow import TEXT, Converter, pick
 from astropt_db.q1.readers.base import BLOCK_ROWS, Block, FileColumn, Table, Values
 from astropt_db.q1.readers.dialect import open_bytes
+from astropt_db.q1.readers.votable_pieces import Pieces, find_pieces
+
+WHOLE_BYTES = 2**26
+"""Largest file of TABLEDATA that is read as a whole, uncompressed."""
 
 MAX_BYTES = 10**9
-"""Largest file that is read, uncompressed: the table in memory is about as large again."""
+"""Largest binary file that is read: the table in memory is about as large again."""
 
 _CHUNK = 2**20
 _STEP = 256
@@ -43,6 +49,11 @@ _LOSSES = (
     vo.E02,  # wrong number of elements in an array
 )
 """astropy's warnings that mean a value was changed or dropped."""
+
+_EMPTY = re.compile(r"float '\s*(null|none|n/?a|-+)\s*'", re.IGNORECASE)
+"""Cells of floats that archives write for "no value"; other texts are values that would be lost."""
+
+_MAX_WARNINGS = 100_000
 
 _TYPES = {
     "boolean": "?",
@@ -64,9 +75,12 @@ class VOTable(Table):
     ----------
     data
         Masked structured array, one field per column in column order.
+    first_row
+        Number in the file of the first of these rows; not 0 in a piece of a long table.
     """
 
     data: Any = field(repr=False)
+    first_row: int = 0
 
     def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """Yield the rows in order; see ``Table.blocks``.
@@ -78,9 +92,9 @@ class VOTable(Table):
         columns = pick(self.columns, names)
         for first in range(0, len(self.data), rows):
             part = self.data[first : first + rows]
-            convert = Converter(self.path, first)
+            convert = Converter(self.path, self.first_row + first)
             yield Block(
-                first,
+                self.first_row + first,
                 len(part),
                 {c.name: _values(convert, part[fields[c.name]], c) for c in columns},
             )
@@ -90,8 +104,37 @@ class VOTable(Table):
         self.data = self.data[:0]
 
 
+@dataclass(kw_only=True)
+class LongVOTable(Table):
+    """A VOTable of one table that is read in pieces.
+
+    Attributes
+    ----------
+    pieces
+        Where to cut it.
+    """
+
+    pieces: Pieces = field(repr=False)
+
+    def blocks(self, names: Sequence[str] | None = None, rows: int = BLOCK_ROWS) -> Iterator[Block]:
+        """Yield the rows in order; see ``Table.blocks``. Blocks end with their piece."""
+        first = 0
+        with _reported(self.path):
+            for document in self.pieces.documents():
+                piece = _piece(self.path, document, first)
+                piece.columns = self.columns
+                yield from piece.blocks(names, rows)
+                first += len(piece.data)
+        if self.n_rows is not None and self.n_rows != first:
+            raise FileError(
+                self.path, f"announces {self.n_rows:,} rows, found {first:,}.", _DAMAGED
+            )
+
+
 def open_votable(path: Path) -> list[Table]:
     """Open every table of a VOTable file (plain or gzipped) that has columns.
+
+    What a long file holds beyond its first piece is checked when its rows are read.
 
     Raises
     ------
@@ -100,17 +143,62 @@ def open_votable(path: Path) -> list[Table]:
         if it reports that its query failed (QUERY_STATUS ERROR) or was cut (OVERFLOW); if
         reading it would change or drop values.
     """
+    with _reported(path):
+        _refuse_entities(path)
+        pieces = find_pieces(path)
+        if pieces and _exceeds(path, WHOLE_BYTES):
+            return [_long_table(path, pieces)]
+        if not pieces and _exceeds(path, MAX_BYTES):
+            raise FileError(
+                path,
+                f"is larger than {MAX_BYTES / 1e9:g} GB uncompressed, and a VOTable whose rows are "
+                "not TABLEDATA can only be read as a whole.",
+                "Convert it to FITS or Parquet (for example with TOPCAT or stilts).",
+            )
+        with open_bytes(path) as file:
+            return [*_tables(path, file)]
+
+
+def _long_table(path: Path, pieces: Pieces) -> LongVOTable:
+    first = _piece(path, next(pieces.documents()), 0)
+    return LongVOTable(
+        path=path, label=first.label, columns=first.columns, n_rows=pieces.n_rows, pieces=pieces
+    )
+
+
+def _piece(path: Path, document: bytes, first: int) -> VOTable:
+    """The table of one piece, whose first row is row ``first`` of the file."""
     try:
-        _check_bytes(path)
-        tree, caught = _parse(path)
-    except FileError:
-        raise
+        with _reported(path):
+            (table,) = _tables(path, io.BytesIO(document))
+    except FileError as error:
+        if not first:
+            raise
+        message = re.sub(r"\bline \d+, ", "", error.problem)
+        raise FileError(path, f"after row {first:,}: {message}", error.remedy) from error
+    table.first_row = first
+    return table
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Say what is wrong with the file instead of what the libraries say."""
+    try:
+        yield
     except (EOFError, OSError, zlib.error) as error:
         raise FileError(
             path, f"cannot be read to its end: {_one_line(error)}.", _DAMAGED
         ) from error
     except (ValueError, TypeError, LookupError, MemoryError) as error:
         raise FileError(path, f"is not a valid VOTable: {_one_line(error)}.", _DAMAGED) from error
+
+
+def _tables(path: Path, file: BinaryIO) -> list[VOTable]:
+    # By default astropy stops warning after ten of a kind, and the eleventh may be another case.
+    limited = vo.conf.set_temp("max_warnings", _MAX_WARNINGS)
+    with limited, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tree = votable.parse(file, filename=str(path), verify="warn")
     _check_status(path, tree)
     tables = [table for table in tree.iter_tables() if table.fields]
     _check_losses(path, tables, caught)
@@ -119,24 +207,16 @@ def open_votable(path: Path) -> list[Table]:
     return [_table(path, table) for table in tables]
 
 
-def _check_bytes(path: Path) -> None:
-    """Refuse files that are too large, cut short (gzip), or that declare XML entities."""
+def _exceeds(path: Path, limit: int) -> bool:
+    """Whether the file is longer than ``limit`` bytes, uncompressed."""
     size = 0
     with open_bytes(path) as file:
-        _refuse_entities(path, file.read(_CHUNK))
-        file.seek(0)
-        while chunk := file.read(_CHUNK):
+        while size <= limit and (chunk := file.read(_CHUNK)):
             size += len(chunk)
-            if size > MAX_BYTES:
-                raise FileError(
-                    path,
-                    f"is larger than {MAX_BYTES / 1e9:g} GB uncompressed, and a VOTable can only "
-                    "be read as a whole.",
-                    "Convert it to FITS or Parquet (for example with TOPCAT or stilts).",
-                )
+    return size > limit
 
 
-def _refuse_entities(path: Path, start: bytes) -> None:
+def _refuse_entities(path: Path) -> None:
     """Entities that name one another make gigabytes of a kilobyte; no VOTable needs one.
 
     expat limits them since 2.4, but which expat Python has depends on the machine.
@@ -145,6 +225,8 @@ def _refuse_entities(path: Path, start: bytes) -> None:
     def refuse(name: str, *_: object) -> None:
         raise FileError(path, f"declares the XML entity {name!r}, which no VOTable needs.")
 
+    with open_bytes(path) as file:
+        start = file.read(_CHUNK)
     elements: list[str] = []
     parser = expat.ParserCreate()
     parser.EntityDeclHandler = refuse
@@ -160,13 +242,6 @@ def _refuse_entities(path: Path, start: bytes) -> None:
     root = elements[0] if elements else "none"
     if root.rpartition(":")[2] != "VOTABLE":
         raise FileError(path, f"expected the root element VOTABLE, found {root}.", _DAMAGED)
-
-
-def _parse(path: Path) -> tuple[Any, list[warnings.WarningMessage]]:
-    with warnings.catch_warnings(record=True) as caught, open_bytes(path) as file:
-        warnings.simplefilter("always")
-        tree = votable.parse(file, filename=str(path), verify="warn")
-    return tree, caught
 
 
 def _check_status(path: Path, tree: Any) -> None:
@@ -196,8 +271,11 @@ def _infos(tree: Any) -> Iterator[Any]:
 def _check_losses(
     path: Path, tables: Sequence[Any], caught: Sequence[warnings.WarningMessage]
 ) -> None:
+    if len(caught) >= _MAX_WARNINGS:
+        raise FileError(path, f"astropy has {len(caught):,} complaints about it.", _DAMAGED)
     for item in caught:
-        if issubclass(item.category, _LOSSES):
+        no_number = issubclass(item.category, vo.W30) and not _EMPTY.search(str(item.message))
+        if no_number or issubclass(item.category, _LOSSES):
             raise FileError(path, f"reading would lose values: {_one_line(item.message)}.")
         # Before VOTable 1.3 astropy makes 0 of an empty cell if the column declares no null.
         if issubclass(item.category, vo.W49) and not all(map(_has_null, tables)):
