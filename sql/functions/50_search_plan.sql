@@ -93,7 +93,7 @@ BEGIN
         search_index_id := best.id;
         ef_search := best.ef_search;
         recall := best.recall;
-        few := ceil(sqrt(k::double precision * greatest(best.n, 1) * 1.5 * coalesce(best.ratio, 5)));
+        few := ceil(sqrt(5 * k::double precision * greatest(best.n, 1) * coalesce(best.ratio, 5)));
         deep := ceil(8 * 1.5 * k::double precision * greatest(best.n, 1) / few);
         reason := format('index %s at ef_search %s', best.kind, best.ef_search);
     END IF;
@@ -105,7 +105,7 @@ COMMENT ON FUNCTION astropt.search_plan IS
     'exact: every vector is compared; so it is without an index, for a k larger than any that was measured, and for fewer than a million vectors if no setting of the index reaches a recall of 0.99. '
     'halfvec: HNSW on the vectors. bit: HNSW on the signs about the centre, ef_search candidates re-ranked exactly. '
     'Among the measurements in astropt.search_recall (index build, index recall) the fastest setting with a recall of 0.99 for at least k rows wins. '
-    'With a filter: up to "few" allowed objects are compared one by one, where few = sqrt(k n 1.5 v / l) makes the l microseconds of each comparison equal to the v microseconds of each of the 1.5 k n / few candidates that an index would have to give; with more, candidates are taken from the index and filtered, four times more until k are left; past "deep" candidates (8 times what chance would need) every allowed vector is compared. v and l were measured when the index was built.';
+    'With a filter: up to "few" allowed objects are compared one by one, where few = sqrt(5 k n v / l) makes the l microseconds of each comparison equal to the v microseconds of each of the 5 k n / few candidates that an index would have to give (1.5 times what chance needs, and 3.3 times that as their number grows fourfold until it is enough); with more, candidates are taken from the index and filtered, four times more until k are left; past "deep" candidates (8 times what chance would need) every allowed vector is compared. v and l were measured when the index was built.';
 
 CREATE OR REPLACE FUNCTION astropt.candidate_query(
     encoder_id integer, search_index_id bigint DEFAULT NULL, filter text DEFAULT NULL

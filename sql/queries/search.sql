@@ -86,7 +86,7 @@ SELECT object_id, similarity FROM astropt.nearest_vectors(
 
 -- name: search_nearest_named
 SELECT object_id, 1 - distance FROM astropt.nearest_exact(
-    %(encoder_id)s, %(vector)s::halfvec, 10, '{}', NULL, %(ids)s::bigint[])
+    %(encoder_id)s, %(vector)s::halfvec, 10, '{}', NULL, ARRAY(SELECT object_id FROM looked_up))
 
 -- name: search_at
 SELECT
