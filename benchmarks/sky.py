@@ -37,6 +37,7 @@ SETTINGS = {
     "jit": "off",
     "listen_addresses": "",
 }
+TIMEOUT_S = 150
 SOURCE = PositionTable(
     sql.Identifier("q1", "mer_catalogue"), "object_id", "right_ascension", "declination"
 )
@@ -159,7 +160,9 @@ def match_ours(connection: psycopg.Connection, ra: np.ndarray, dec: np.ndarray) 
     return n
 
 
-def match_q3c(connection: psycopg.Connection, ra: np.ndarray, dec: np.ndarray) -> int:
+def match_q3c(
+    connection: psycopg.Connection, ra: np.ndarray, dec: np.ndarray, analyze: bool = True
+) -> int:
     """The same: positions from the client into a table, pairs into a temporary table."""
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS probe")
@@ -174,7 +177,8 @@ def match_q3c(connection: psycopg.Connection, ra: np.ndarray, dec: np.ndarray) -
             Field("declination", "double precision", dec[order]),
         ]
         copy_rows(cursor, sql.Identifier("probe"), fields)
-        cursor.execute("ANALYZE probe")
+        if analyze:
+            cursor.execute("ANALYZE probe")
         for setting in ("parallel_setup_cost = 0", "min_parallel_table_scan_size = 0"):
             cursor.execute(b"SET LOCAL " + setting.encode())
         cursor.execute(
@@ -213,6 +217,7 @@ def match_stilts(folder: Path) -> int:
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        timeout=TIMEOUT_S,
     )
     return len(Table.read(out))
 
@@ -240,6 +245,8 @@ def main() -> None:
     probe_dec = dec[some] + rng.normal(0, 0.3 / 3600, len(some))
     with private_server(arguments.bin) as address, psycopg.connect(address) as connection:
         fill(connection, ra, dec)
+        connection.execute(f"SET statement_timeout = '{TIMEOUT_S}s'")
+        connection.commit()
         n = arguments.cones
         print(connection.execute("SELECT version()").fetchone()[0].split(" on ")[0])
         pairs = [

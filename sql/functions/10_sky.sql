@@ -1,13 +1,15 @@
 -- Positions on the sky. Plain SQL, so that the planner can inline it: 3 to 4 times faster in a match.
 -- It inlines a STRICT function only if its body is strict too, which least() and CASE are not; so
--- float8smaller() stands for least(), and functions with CASE are not declared STRICT.
+-- float8smaller() stands for least(), and functions with CASE are not declared STRICT. Adding 512
+-- keeps differences from being so small that their squares underflow, which is an error.
 
 CREATE OR REPLACE FUNCTION astropt.angular_separation(
     ra1 double precision, dec1 double precision, ra2 double precision, dec2 double precision
 ) RETURNS double precision
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN 2 * degrees(asin(float8smaller(1, sqrt(
-    sind((dec2 - dec1) / 2) ^ 2 + cosd(dec1) * cosd(dec2) * sind((ra2 - ra1) / 2) ^ 2
+    sind(((dec2 + 512) - (dec1 + 512)) / 2) ^ 2
+        + cosd(dec1) * cosd(dec2) * sind(((ra2 + 512) - (ra1 + 512)) / 2) ^ 2
 ))));
 
 COMMENT ON FUNCTION astropt.angular_separation IS

@@ -10,7 +10,8 @@ CREATE OR REPLACE FUNCTION astropt.healpix29(ra double precision, declination do
 RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
-    t double precision := ra / 90 - 4 * floor(ra / 360);
+    -- PostgreSQL refuses a quotient that underflows.
+    t double precision := CASE WHEN abs(ra) < 1e-200 THEN 0 ELSE ra / 90 - 4 * floor(ra / 360) END;
     z double precision := sind(declination);
     one double precision;
     other double precision;
@@ -71,7 +72,8 @@ DECLARE
     cell_order integer := least(floor(-log(2, (12 * 1.5 * radius)::numeric)), 18);
     side bigint := 1;
     shift integer;
-    t double precision := ra / 90 - 4 * floor(ra / 360);
+    -- PostgreSQL refuses a quotient that underflows.
+    t double precision := CASE WHEN abs(ra) < 1e-200 THEN 0 ELSE ra / 90 - 4 * floor(ra / 360) END;
     z double precision := sind(declination);
     one double precision;
     other double precision;

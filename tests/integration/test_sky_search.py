@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from astropy.coordinates import SkyCoord, match_coordinates_sky, search_around_sky
 from conftest import temporary_database
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -73,6 +73,7 @@ centres = st.one_of(
 
 
 @given(centre=centres, radius=st.sampled_from(RADII), seed=st.integers(0, 999))
+@example(centre=(5e-324, -5e-324), radius=0.0, seed=0)
 @quick
 def test_cone_and_match_find_what_astropy_finds(
     connection: psycopg.Connection, centre: tuple[float, float], radius: float, seed: int
@@ -107,6 +108,15 @@ def test_cone_and_match_find_what_astropy_finds(
                 assert all(abs(s - separation[i, j]) < 1e-6 for j, s in rows)
     finally:
         connection.rollback()
+
+
+def test_a_distance_near_nothing_is_no_error(connection: psycopg.Connection) -> None:
+    query = "SELECT astropt.angular_separation(%s, %s, %s, %s)"
+    for places in ([0, 0, 5e-324, 5e-324], [0, 90, 180, 90], [10, 1e-170, 10, 0]):
+        assert connection.execute(query, places).fetchone() == (pytest.approx(0, abs=1e-13),)
+    assert connection.execute(query, [0, 0, 180, 0]).fetchone() == (180,)
+    assert connection.execute(query, [None, 0, 180, 0]).fetchone() == (None,)
+    connection.rollback()
 
 
 @pytest.mark.parametrize("degrees", [0.5, 2, 5, 20])
