@@ -181,7 +181,8 @@ def _search_cells(
     for cell in range(len(cells)):
         chosen = [range(start[c], start[c + 1]) for c in nearest[cell, :probes].tolist()]
         base = torch.cat([torch.arange(r.start, r.stop, device=rows.device) for r in chosen])
-        others, bias = rows[base], -half[base]
+        # Cells are contiguous: copied whole, faster than row by row.
+        others, bias = torch.cat([rows[r.start : r.stop] for r in chosen]), -half[base]
         for first in range(start[cell], start[cell + 1], _QUERIES):
             last = min(first + _QUERIES, start[cell + 1])
             scores = torch.addmm(bias, rows[first:last], others.T)

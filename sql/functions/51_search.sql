@@ -229,7 +229,12 @@ BEGIN
             WHERE z.object_id = t.object_id),
         (SELECT l.log_mass::double precision FROM astropt.stellar_mass AS l
             WHERE l.object_id = t.object_id),
-        (SELECT o.is_outlier FROM astropt.outliers AS o WHERE o.object_id = t.object_id),
+        -- As astropt.outliers has it.
+        (SELECT o.is_outlier FROM astropt.outlier_score AS o
+            WHERE o.object_id = t.object_id AND o.outlier_run_id = (
+                SELECT n.id FROM astropt.outlier_run AS n
+                JOIN astropt.encoder AS e ON e.id = n.encoder_id AND e.is_current
+                WHERE n.is_current)),
         way, its_recall
     FROM unnest(ids, similarities) WITH ORDINALITY AS t (object_id, similarity, rank)
     LEFT JOIN LATERAL (
