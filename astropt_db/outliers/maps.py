@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,12 @@ def make_map(database: Database, encoder_name: str | None = None, method: str = 
                 f"run: astropt-db embed --encoder {encoder.name}"
             )
         positions, parameters = place(batch.vectors.astype(np.float32), how)
+        leak = field_leak(batch, fields)
+        if leak is not None:
+            parameters |= {"field_leakage": asdict(leak)}
         with connect(database) as connection, connection.cursor() as cursor:
             _store(cursor, run.id, encoder, how, parameters, batch, positions)
         run.counts = {"objects": len(batch)}
-    leak = field_leak(batch, fields)
     return Map(encoder.name, how, batch.object_id, positions, leak)
 
 

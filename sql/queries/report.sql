@@ -19,6 +19,16 @@ FROM astropt.source AS s
 LEFT JOIN astropt.outliers AS o ON o.object_id = s.object_id AND o.is_outlier
 WHERE abs(hashint8(s.object_id)::bigint) %% %(step)s = 0
 
+-- name: report_leakage
+SELECT
+    (SELECT string_agg(f.name, ', ' ORDER BY f.name) FROM jsonb_array_elements_text(
+        m.parameters -> 'field_leakage' -> 'fields') AS f (name)),
+    (m.parameters -> 'field_leakage' ->> 'balanced_accuracy')::double precision,
+    (m.parameters -> 'field_leakage' ->> 'chance')::double precision
+FROM astropt.map_run AS m
+JOIN astropt.encoder AS n ON n.id = m.encoder_id AND n.is_current
+WHERE m.is_current AND m.parameters ? 'field_leakage'
+
 -- name: report_map
 SELECT p.x, p.y, p.method, p.encoder,
     CASE WHEN c.object_class <> 'galaxy' THEN c.object_class

@@ -11,6 +11,8 @@ from commands import run, select
 from vector_database import add_encoder, add_vectors
 
 from astropt_db.database.connect import Database
+from astropt_db.database.vectors import VectorBatch
+from astropt_db.outliers.maps import field_leak
 
 ODD = (3, 77, 150)
 
@@ -108,3 +110,17 @@ def test_map_is_stored_and_drawn(database: Database, tmp_path: Path) -> None:
         done = run(database, "map", "--method", "pca", "--colour", colour, "--out", tmp_path)
         assert done.code == 1
         assert message in done.err
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(6.0, 0.97, 1.0), (0.0, 0.3, 0.7)])
+def test_field_leakage_is_seen_where_it_is(shift: float, low: float, high: float) -> None:
+    random = np.random.default_rng(8)
+    vectors = random.normal(size=(300, 16))
+    vectors[:100, 3] += shift
+    ids = np.arange(300)
+    fields = {one: "EDF-N" if one < 100 else "EDF-S" for one in ids.tolist()}
+    leak = field_leak(VectorBatch(ids, vectors.astype(np.float16)), fields)
+    assert leak is not None
+    assert leak.fields == ("EDF-N", "EDF-S")
+    assert low <= leak.balanced_accuracy <= high
+    assert field_leak(VectorBatch(ids, vectors.astype(np.float16)), dict.fromkeys(ids, "x")) is None

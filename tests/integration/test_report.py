@@ -18,11 +18,14 @@ from astropy.wcs import WCS
 from commands import run, select
 from conftest import temporary_database
 from delivery_database import fill
+from psycopg.types.json import Jsonb
 
-from astropt_db.database.connect import Database
+from astropt_db.database.connect import Database, connect
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.deliver.pictures import encode_png, paint
+from astropt_db.deliver.report.facts import gather
 from astropt_db.deliver.report.metrics import redshift_metrics
+from astropt_db.deliver.report.sections import space
 
 SECTIONS = ["contents", "sky", "map", "redshift", "morphology", "similar", "outliers", "provenance"]
 NASTY = "<script>alert(1)</script>'\"&"
@@ -59,6 +62,20 @@ def test_every_part_is_there(full: Database, page: Path) -> None:
     assert shown <= ids
     assert text.count("data:image/png;base64,") > 20
     assert "NMAD" in text
+
+
+def test_a_stored_map_tells_whether_the_vectors_betray_the_field(full: Database) -> None:
+    leak = {"fields": ["EDF-F", "EDF-N"], "balanced_accuracy": 0.614, "chance": 0.5, "sources": 99}
+    with connect(full) as connection:
+        row = connection.execute(
+            "INSERT INTO astropt.map_run (run_id, encoder_id, method, parameters, objects, "
+            "is_current) SELECT (SELECT min(r.id) FROM astropt.run AS r), e.id, 'umap', %s, 1, true"
+            " FROM astropt.encoder AS e WHERE e.is_current RETURNING id",
+            [Jsonb({"field_leakage": leak})],
+        ).fetchone()
+    section = space(gather(full)).body
+    select(full, "DELETE FROM astropt.map_run WHERE id = %s RETURNING 1", [row and row[0]])
+    assert "EDF-F, EDF-N apart with a balanced accuracy of 0.61 (0.50 by chance)" in section
 
 
 def test_values_are_escaped(page: Path) -> None:

@@ -53,6 +53,7 @@ def gather(database: Database) -> Facts:
             _ask(cursor, facts, name)
         for name in ("sky", "map", "mass"):
             _ask(cursor, facts, name, step=step)
+        _ask(cursor, facts, "leakage")
         if not facts.rows["map"]:
             _ask(cursor, facts, "vectors", step=step)
         _ask(cursor, facts, "morphology", k=_EXAMPLES)

@@ -117,8 +117,19 @@ def space(facts: Facts) -> Section:
     )
     words = f"{method} of the vectors of encoder {encoder}; colours are the predicted classes."
     more = "" if facts.rows["map"] else " A UMAP, which keeps neighbours together: astropt-db map."
-    note = f"<p class='note'>{text(words)}{text(more)}</p>"
+    note = f"<p class='note'>{text(words)}{text(more)}{text(_leakage(facts))}</p>"
     return Section("map", title, f"<div class='charts'><div>{chart}{note}</div></div>")
+
+
+def _leakage(facts: Facts) -> str:
+    """What ``astropt-db map`` measured: whether the vectors betray the field."""
+    if not facts.rows.get("leakage"):
+        return ""
+    ((fields, accuracy, chance),) = facts.rows["leakage"]
+    return (
+        f" Field leakage: a linear classifier tells {fields} apart with a balanced accuracy of "
+        f"{accuracy:.2f} ({chance:.2f} by chance)."
+    )
 
 
 def _principal(vectors: Float64) -> tuple[Float64, Float64]:
