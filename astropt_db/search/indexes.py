@@ -127,6 +127,7 @@ def build_index(
                 "run_id": run.id,
             }
             number = _value(connection, named_queries()["search_index_insert"], values)
+            connection.execute(named_queries()["search_candidate_function"], {"id": number})
     run.counts |= {"rows": rows, "build_ms": round(1000 * seconds)}
     return BuiltIndex(number, encoder, options.kind, rows, seconds)
 
@@ -146,6 +147,7 @@ def drop_index(database: Database, encoder_name: str | None, kind: str | None) -
             connection.execute(
                 sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier("astropt", name))
             )
+            _drop_function(connection, name)
             connection.execute(named_queries()["search_index_delete"], {"id": number})
     return [name for _, _, name in found]
 
@@ -232,6 +234,13 @@ def _make_room(
         )
         if number is not None:
             connection.execute(named_queries()["search_index_delete"], {"id": number})
+
+
+def _drop_function(connection: psycopg.Connection[Any], name: str) -> None:
+    """Drop what ``astropt.create_candidate_function`` made for an index."""
+    connection.execute(
+        sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier("astropt", f"{name}_nearest"))
+    )
 
 
 def _centre(connection: psycopg.Connection[Any], encoder: EncoderRecord) -> str:

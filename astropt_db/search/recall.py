@@ -30,7 +30,7 @@ from astropt_db.search.indexes import find_indexes
 
 GOAL = 0.992
 """Recall at which the ladder ends: 0.99 and the error of the measurement, as in search_plan."""
-LADDERS = {10: (20, 40, 60, 100, 150, 250, 400, 700, 1000), 100: (120, 200, 350, 600, 1000)}
+LADDERS = {10: (14, 20, 40, 60, 100, 150, 250, 400, 700, 1000), 100: (120, 200, 350, 600, 1000)}
 _DEEP = 800
 _LOOKUPS = 2000
 

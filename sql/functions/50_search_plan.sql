@@ -144,3 +144,27 @@ $$;
 
 COMMENT ON FUNCTION astropt.candidate_query IS
     'Text of the query of object_id and cosine distance of the $2 candidates nearest to the vector $1: exact, with a filter or without, or by an index';
+
+CREATE OR REPLACE FUNCTION astropt.create_candidate_function(search_index_id bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    chosen record;
+    name text;
+BEGIN
+    SELECT i.encoder_id, i.index_name INTO STRICT chosen
+    FROM astropt.search_index AS i WHERE i.id = create_candidate_function.search_index_id;
+    name := chosen.index_name || '_nearest';
+    EXECUTE format(
+        'CREATE OR REPLACE FUNCTION astropt.%I(query halfvec, amount integer, excluded bigint[], '
+        'OUT ids bigint[], OUT distances double precision[]) LANGUAGE plpgsql STABLE AS %L', name,
+        format('BEGIN SELECT array_agg(s.object_id), array_agg(s.distance) INTO ids, distances '
+            'FROM (%s) AS s WHERE s.object_id <> ALL(excluded); END',
+            astropt.candidate_query(chosen.encoder_id, search_index_id)));
+    EXECUTE format('COMMENT ON FUNCTION astropt.%I IS %L', name, format(
+        'The candidates of the index %s nearest to a vector, made with the index; see astropt.candidate_query',
+        chosen.index_name));
+END
+$$;
+
+COMMENT ON FUNCTION astropt.create_candidate_function IS
+    'Make the function INDEX_nearest of an index: its query of candidates, whose plan is kept for the session. A text would be planned at each search';

@@ -39,36 +39,51 @@ LANGUAGE plpgsql STABLE ROWS 10 AS $$
 #variable_conflict use_column
 DECLARE
     names constant text[] := ARRAY['hnsw.ef_search', 'hnsw.iterative_scan',
-        'hnsw.max_scan_tuples', 'enable_seqscan'];
+        'hnsw.max_scan_tuples', 'enable_seqscan', 'plan_cache_mode'];
     -- The subtraction loads pgvector, which knows its settings only from then on.
     ignored double precision := query <=> query;
     before text[];
     ids bigint[];
     distances double precision[];
-    candidates text := astropt.candidate_query(encoder_id, search_index_id);
+    candidates text;
+    kept regprocedure;
     one text;
 BEGIN
     before := ARRAY[current_setting(names[1]), current_setting(names[2]),
-        current_setting(names[3]), current_setting(names[4])];
+        current_setting(names[3]), current_setting(names[4]), current_setting(names[5])];
     one := set_config(names[1], least(1000, greatest(ef_search, depth))::text, true);
     one := set_config(names[2], 'strict_order', true);
     one := set_config(names[3], greatest(20000, 2 * depth)::text, true);
     one := set_config(names[4], 'off', true);
-    -- Candidates come nearest first, and the simpler the text, the sooner it is planned.
-    IF filter IS NOT NULL THEN
-        candidates := format(
-            'WITH c AS MATERIALIZED (%s) SELECT c.object_id, c.distance FROM c WHERE c.object_id IN ('
-            'SELECT astropt.as_object_id(f.object_id) FROM (%s) AS f '
-            'WHERE f.object_id = ANY(ARRAY(SELECT object_id FROM c))) ORDER BY c.distance',
-            candidates, filter);
+    one := set_config(names[5], 'force_generic_plan', true);
+    IF filter IS NULL THEN
+        kept := to_regprocedure(format('astropt.%I(halfvec,integer,bigint[])', (
+            SELECT i.index_name || '_nearest' FROM astropt.search_index AS i
+            WHERE i.id = nearest_indexed.search_index_id)));
     END IF;
-    EXECUTE format('SELECT array_agg(s.object_id), array_agg(s.distance) FROM (%s) AS s '
-        'WHERE s.object_id <> ALL($3)', candidates)
-    INTO ids, distances USING query, depth, excluded;
+    IF kept IS NOT NULL THEN
+        EXECUTE format('SELECT n.ids, n.distances FROM %s($1, $2, $3) AS n', kept::regproc)
+        INTO ids, distances USING query, depth, excluded;
+    ELSE
+        candidates := astropt.candidate_query(encoder_id, search_index_id);
+        IF filter IS NOT NULL THEN
+            candidates := format(
+                'WITH c AS MATERIALIZED (%s) '
+                'SELECT c.object_id, c.distance FROM c WHERE c.object_id IN ('
+                'SELECT astropt.as_object_id(f.object_id) FROM (%s) AS f '
+                'WHERE f.object_id = ANY(ARRAY(SELECT object_id FROM c))) ORDER BY c.distance',
+                candidates, filter);
+        END IF;
+        -- Candidates come nearest first.
+        EXECUTE format('SELECT array_agg(s.object_id), array_agg(s.distance) FROM (%s) AS s '
+            'WHERE s.object_id <> ALL($3)', candidates)
+        INTO ids, distances USING query, depth, excluded;
+    END IF;
     one := set_config(names[1], before[1], true);
     one := set_config(names[2], before[2], true);
     one := set_config(names[3], before[3], true);
     one := set_config(names[4], before[4], true);
+    one := set_config(names[5], before[5], true);
     IF cardinality(ids) >= enough THEN
         RETURN QUERY SELECT ids[i], distances[i] FROM generate_series(1, k) AS i;
     END IF;

@@ -19,6 +19,9 @@ INSERT INTO astropt.search_index (
     %(build_seconds)s, %(memory_bytes)s, %(workers)s, %(run_id)s
 ) RETURNING id
 
+-- name: search_candidate_function
+SELECT astropt.create_candidate_function(%(id)s)
+
 -- name: search_index_find
 SELECT i.id, i.kind, i.index_name
 FROM astropt.search_index AS i

@@ -80,6 +80,8 @@ def test_an_index_is_built_measured_used_and_dropped(sky: Searchable, kind: str)
     assert {row[2] for row in similar(sky, one)} == {"exact"}
     assert select(sky.database, "SELECT count(*) FROM astropt.search_recall") == [(0,)]
     assert "no vector index" in run(sky.database, "index", "list").err
+    left = "SELECT count(*) FROM pg_proc WHERE proname ~ '^embedding.*nearest$'"
+    assert select(sky.database, left) == [(0,)]
 
 
 @pytest.mark.parametrize("kind", ["halfvec", "bit"])
@@ -104,7 +106,8 @@ def test_filtered_answers_from_an_index_have_k_rows(sky: Searchable, kind: str) 
 
 def test_settings_of_the_session_are_left_alone(sky: Searchable) -> None:
     run(sky.database, "index", "build", "--queries", 12)
-    names = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "enable_seqscan")
+    names = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "enable_seqscan",
+             "plan_cache_mode")  # fmt: skip
     with psycopg.connect(sky.database.url) as connection:
         connection.execute("SELECT '[1]'::vector")
         connection.execute("SET hnsw.ef_search = 77")
