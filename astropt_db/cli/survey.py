@@ -9,7 +9,7 @@ import click
 
 from astropt_db.cli.options import database_option, format_option
 from astropt_db.cli.output import ResultColumn, write_rows
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.provenance import recorded_run
 from astropt_db.database.reading import reading
 from astropt_db.database.resources import named_queries
@@ -118,6 +118,6 @@ def list_surveys(database: Database, output_format: str) -> None:
 @database_option
 def drop(database: Database, name: str) -> None:
     """Take a survey with its match out of the database."""
-    with connect(database) as connection, connection.cursor() as cursor:
+    with connect(database, role=ADMIN) as connection, connection.cursor() as cursor:
         drop_survey(cursor, name)
     click.echo(f"survey.{name} is gone")

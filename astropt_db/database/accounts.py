@@ -42,7 +42,7 @@ def set_account(database: Database, name: str, right: str, password: str) -> boo
         )
     if not password:
         raise ConfigurationError(f"the password of {name!r} is empty")
-    with connect(database) as connection:
+    with connect(database, role=None) as connection:
         try:
             return _set(connection, name, right, password)
         except psycopg.errors.InsufficientPrivilege as error:

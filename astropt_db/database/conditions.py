@@ -10,7 +10,8 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from astropt_db.database.reading import READER, Rows
+from astropt_db.database.connect import READER, step_down
+from astropt_db.database.reading import Rows
 from astropt_db.errors import ConfigurationError
 
 CONDITION_TIMEOUT_S = 600.0
@@ -62,16 +63,9 @@ def select_numbers(
 
 
 def _step_down(cursor: psycopg.Cursor[Any], relation: sql.Identifier, timeout_s: float) -> None:
-    row = cursor.execute(
-        "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s "
-        "AND pg_has_role(current_user, oid, 'MEMBER'))",
-        {"role": READER},
-    ).fetchone()
-    if row is not None and row[0]:
-        reader = sql.Identifier(READER)
-        if "." not in relation.as_string():  # a temporary table of this session
-            cursor.execute(sql.SQL("GRANT SELECT ON {} TO {}").format(relation, reader))
-        cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(reader))
+    if "." not in relation.as_string():  # a temporary table, which only this session reaches
+        cursor.execute(sql.SQL("GRANT SELECT ON {} TO PUBLIC").format(relation))
+    step_down(cursor.connection, READER, local=True)
     cursor.execute(
         sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(round(timeout_s * 1000)))
     )

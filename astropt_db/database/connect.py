@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
+=======
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from astropt_db import __version__
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 DATABASE = "astropt"
 """Name of the database on the embedded server."""
+
+READER, WORKER, ADMIN = "astropt_reader", "astropt_worker", "astropt_admin"
+"""Roles of ``sql/roles.sql``: see, write rows, own the tables."""
 
 _SETTINGS = {
     "application_name": "astropt-db",
@@ -149,8 +155,15 @@ def _connect_when_up(url: str, autocommit: bool) -> psycopg.Connection:
         time.sleep(0.2)
 
 
-def connect(database: Database, *, autocommit: bool = False) -> psycopg.Connection:
-    """Connect and check that the schema is the one that this code was written for.
+def connect(
+    database: Database, *, autocommit: bool = False, role: str | None = WORKER
+) -> psycopg.Connection:
+    """Connect, check that the schema is the one that this code knows, and step down to a role.
+
+    Parameters
+    ----------
+    role
+        The least role that serves; ``None`` for the connecting account itself.
 
     Raises
     ------
@@ -160,12 +173,43 @@ def connect(database: Database, *, autocommit: bool = False) -> psycopg.Connecti
     connection = open_connection(database.url, autocommit=autocommit)
     try:
         check_version(connection, database.safe_name)
+        if role is not None:
+            step_down(connection, role)
         if not autocommit:
-            connection.rollback()
+            connection.commit()  # a rollback would take back the role
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def step_down(connection: psycopg.Connection, role: str, *, local: bool = False) -> bool:
+    """Take on a role for the session, or for the transaction with ``local``.
+
+    The connecting account keeps its own rights where it is no member of the role, and where the
+    role has none in this database: the roles are the server's, and may be younger than the schema.
+
+    Returns
+    -------
+    bool
+        Whether the role was taken on.
+    """
+    row = connection.execute(
+        "SELECT set_config('role', r.rolname, %(local)s) FROM pg_roles AS r "
+        "WHERE r.rolname = %(role)s AND pg_has_role(session_user, r.oid, 'MEMBER') "
+        "AND has_schema_privilege(r.oid, 'astropt', %(needed)s)",
+        {"role": role, "local": local, "needed": "CREATE" if role == ADMIN else "USAGE"},
+    ).fetchone()
+    return row is not None
+
+
+def analyse_table(
+    connection: psycopg.Connection[Any], table: sql.Identifier, columns: Sequence[str] | None = None
+) -> None:
+    """Tell the planner about new rows, of all columns or of some; the tables' owner does it."""
+    connection.execute(
+        "SELECT astropt.analyse_table(%s::regclass, %s::text[])", [table.as_string(), columns]
+    )
 
 
 def schema_version(connection: psycopg.Connection) -> tuple[str, str] | None:

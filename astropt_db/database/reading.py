@@ -12,10 +12,9 @@ import psycopg
 from psycopg import IsolationLevel, sql
 from psycopg.pq import TransactionStatus
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import READER, Database, connect
 from astropt_db.errors import DatabaseError
 
-READER = "astropt_reader"
 Rows = Generator[tuple[Any, ...], None, None]
 
 
@@ -48,18 +47,11 @@ def reading(
     snapshot
         Whether all statements see the database as the first one did.
     """
-    with connect(database) as connection:
+    with connect(database, role=READER) as connection:
         connection.read_only = True
         if snapshot:
             connection.isolation_level = IsolationLevel.REPEATABLE_READ
         with connection.cursor() as cursor:
-            row = cursor.execute(
-                "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %(role)s "
-                "AND pg_has_role(current_user, oid, 'MEMBER'))",
-                {"role": READER},
-            ).fetchone()
-            if row is not None and row[0]:
-                cursor.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(READER)))
             # Rounded up: 0 would mean no limit.
             cursor.execute(
                 sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(timeout_s * 1000))

@@ -9,7 +9,7 @@ from string import Template
 
 import numpy as np
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import READER, Database, connect
 from astropt_db.deliver.pictures import Picture, take_pictures
 from astropt_db.errors import FileError
 from astropt_db.search.similar import Answer
@@ -44,7 +44,7 @@ def write_gallery(database: Database, answer: Answer, path: Path) -> int:
         If the page cannot be written.
     """
     ids = [*answer.query_ids, *answer.object_ids]
-    with connect(database) as connection:
+    with connect(database, role=READER) as connection:
         pictures = take_pictures(connection, np.array(ids, np.int64))
     figures = [
         _figure(one, pictures.get(one), f"asked for: {one}", "query") for one in answer.query_ids

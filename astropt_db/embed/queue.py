@@ -17,6 +17,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
+from astropt_db.database.connect import analyse_table
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.encoders import EncoderRecord
 from astropt_db.database.resources import named_queries
@@ -174,7 +175,9 @@ class Queue:
         int
             How many. Those of other accounts are left to the server.
         """
-        row = connection.execute(named_queries()["embed_end_frozen"], self._values).fetchone()
+        with connection.transaction():
+            connection.execute("SET LOCAL ROLE NONE")  # no role may end what an account began
+            row = connection.execute(named_queries()["embed_end_frozen"], self._values).fetchone()
         return 0 if row is None else int(row[0])
 
     def existing(self, connection: _Connection, object_id: Int64) -> Int64:
@@ -248,7 +251,7 @@ class _LostError(Exception):
 
 def analyse(connection: _Connection, encoder: EncoderRecord) -> None:
     """Tell the planner about new vectors: without it, it sorted 20,000 rows for one neighbour."""
-    connection.execute(sql.SQL("ANALYZE {}").format(encoder.partition))
+    analyse_table(connection, encoder.partition)
 
 
 def retry(connection: _Connection, encoder_id: int | None, reason: str | None) -> tuple[int, int]:

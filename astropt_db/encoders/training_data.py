@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import READER, Database, connect
 from astropt_db.database.filters import condition_ids
 from astropt_db.database.resources import named_queries
 from astropt_db.database.split import in_split
@@ -69,7 +69,7 @@ def _parts(
     often = condition_ids(database, selection.often) if selection.often else None
     training: list[Part] = []
     validation: list[Part] = []
-    with connect(database) as connection:
+    with connect(database, role=READER) as connection:
         for images, object_id, ra, dec in _places(connection, bands):
             if allowed is not None:
                 keep = np.isin(object_id, allowed)

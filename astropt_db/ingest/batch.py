@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import Database, analyse_table, connect
 from astropt_db.errors import DatabaseError
 from astropt_db.ingest.catalogue import FileReport, Options, ingest_file
 from astropt_db.q1.products import BY_TABLE
@@ -64,9 +64,7 @@ def refresh_statistics(database: Database, reports: Iterable[FileReport]) -> Non
     with suppress(DatabaseError, psycopg.Error), connect(database, autocommit=True) as connection:
         for product in (BY_TABLE[name] for name in sorted(loaded)):
             names = [*product.key, "ingest_file_id", *(["healpix29"] * product.has_position)]
-            columns = sql.SQL(", ").join(map(sql.Identifier, names))
-            table = sql.Identifier("q1", product.table)
-            connection.execute(sql.SQL("ANALYZE {} ({})").format(table, columns))
+            analyse_table(connection, sql.Identifier("q1", product.table), names)
 
 
 def _in_processes(

@@ -17,6 +17,7 @@ from astropy.coordinates import Latitude, Longitude
 from numpy.typing import NDArray
 from psycopg import sql
 
+from astropt_db.database.connect import analyse_table
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.resources import named_queries
 from astropt_db.errors import AstroptDbError, FileError
@@ -260,4 +261,4 @@ def _copy_cutouts(
 def analyse(connection: _Connection, tables: Iterable[str]) -> None:
     """Tell the planner about tables of schema ``q1``."""
     for table in tables:
-        connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier("q1", table)))
+        analyse_table(connection, sql.Identifier("q1", table))

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from astropt_db.database.connect import connect, resolve
+from astropt_db.database.connect import ADMIN, connect, resolve
 from astropt_db.database.resources import named_queries
 
 OBJECT, HEALPIX = "object_id", "healpix3"
@@ -115,7 +115,7 @@ def violations(
 def main() -> None:
     """Print the statements for ``object_id`` or for the column that the first argument names."""
     column = sys.argv[1] if len(sys.argv) > 1 else OBJECT
-    with connect(resolve()) as connection:
+    with connect(resolve(), role=ADMIN) as connection:
         plan = make_plan(connection, column)
         sys.stdout.write("\n".join(plan.statements) + "\n")
         if column == OBJECT:

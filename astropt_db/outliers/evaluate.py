@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import READER, Database, connect
 from astropt_db.database.encoders import list_encoders
 from astropt_db.database.resources import named_queries
 from astropt_db.database.vectors import load_vectors
@@ -100,7 +100,7 @@ def planted(database: Database, truth: dict[int, str], top: float = 0.01) -> lis
     """Count oddities at the top, for every encoder with a current run and each of its methods."""
     queries = named_queries()
     found: list[Planted] = []
-    with connect(database) as connection:
+    with connect(database, role=READER) as connection:
         for encoder in list_encoders(connection):
             run = connection.execute(
                 queries["outlier_current_run"], {"encoder_id": encoder.id}
@@ -138,7 +138,7 @@ def _count(
 def gathered(database: Database, truth: dict[int, str]) -> list[Gathered]:
     """Purity and recall of classes among neighbours, for every encoder that has vectors."""
     found: list[Gathered] = []
-    with connect(database) as connection, connection.cursor() as cursor:
+    with connect(database, role=READER) as connection, connection.cursor() as cursor:
         for encoder in list_encoders(connection):
             batch = load_vectors(cursor, encoder)
             known = np.array([truth.get(one, "") for one in batch.object_id.tolist()])

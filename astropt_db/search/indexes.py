@@ -16,7 +16,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.encoders import EncoderRecord, find_encoder
 from astropt_db.database.provenance import Run
 from astropt_db.database.resources import named_queries
@@ -91,7 +91,7 @@ def build_index(
     DatabaseError
         If there are no vectors, or somebody else is building.
     """
-    with connect(database, autocommit=True) as connection:
+    with connect(database, autocommit=True, role=ADMIN) as connection:
         encoder = find_encoder(connection, encoder_name)
         key = _LOCK + encoder.id
         if not _value(connection, "SELECT pg_try_advisory_lock(%s)", key):
@@ -140,7 +140,7 @@ def drop_index(database: Database, encoder_name: str | None, kind: str | None) -
     ConfigurationError
         If there is none.
     """
-    with connect(database) as connection:
+    with connect(database, role=ADMIN) as connection:
         encoder = find_encoder(connection, encoder_name)
         found = find_indexes(connection, encoder, kind)
         for number, _, name in found:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import READER, Database, connect
 from astropt_db.database.encoders import find_encoder
 from astropt_db.database.filters import TIMEOUT_S, condition_error, condition_query
 from astropt_db.database.reading import reading
@@ -206,7 +206,7 @@ def _cells(ra: float, dec: float) -> list[int]:
 
 def _embed(database: Database, question: Question, say: Say) -> list[float]:
     """Vector of the user's own image, in the units of the registered mosaics."""
-    with connect(database) as connection:
+    with connect(database, role=READER) as connection:
         record = find_encoder(connection, question.encoder)
         rows = connection.execute(named_queries()["search_zero_points"]).fetchall()
     if not (record.modalities in ("vis", "vis_nisp") or record.modalities.startswith("images")):

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.copy import copy_rows
 from astropt_db.database.resources import named_queries
 from astropt_db.errors import FileError
@@ -113,7 +113,11 @@ def add_survey(
     )
     files = [file for path in request.paths for file in catalogue_files(path)]
     hashes = [*map(hash_file, files), _options_hash(request)]
-    with connect(database) as connection, connection.cursor() as cursor, ExitStack() as stack:
+    with (
+        connect(database, role=ADMIN) as connection,
+        connection.cursor() as cursor,
+        ExitStack() as stack,
+    ):
         cursor.execute(named_queries()["ingest_lock"], {"key": f"survey/{request.name}"})
         if known := _already_there(cursor, request, hashes):
             return known

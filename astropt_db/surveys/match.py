@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.resources import named_queries
 from astropt_db.sky.crossmatch import PAIRS, Positions, PositionTable, find_pairs, read_positions
 from astropt_db.surveys.positions import SurveyError
@@ -77,7 +77,7 @@ def match_survey(
         If there is no such survey, or the radius is not above 0 and at most 60 arcsec.
     """
     queries = named_queries()
-    with connect(database) as connection, connection.cursor() as cursor:
+    with connect(database, role=ADMIN) as connection, connection.cursor() as cursor:
         cursor.execute(queries["ingest_lock"], {"key": f"survey/{name}"})
         row = cursor.execute(queries["survey_find"], {"name": name}).fetchone()
         if row is None:

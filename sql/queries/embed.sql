@@ -147,6 +147,6 @@ SELECT set_config('application_name', 'astropt-db embed', false),
 -- name: embed_end_frozen
 SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid))
 FROM pg_stat_activity AS a
-WHERE a.datname = current_database() AND a.usename = current_user
+WHERE a.datname = current_database() AND a.usename = session_user
     AND a.application_name = 'astropt-db embed' AND a.pid <> pg_backend_pid()
     AND a.wait_event_type = 'Client' AND a.xact_start < clock_timestamp() - %(lease)s::interval

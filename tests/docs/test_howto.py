@@ -1,8 +1,10 @@
-"""Every code block of the quickstart and the how-to pages runs, or says why not.
+"""Every code block of the README, the quickstart and the how-to pages runs, or says why not.
 
-The blocks of a page run in order, in one folder with a small sky and one private server. A block
-may follow a comment: ``<!-- not run: why -->``; ``<!-- needs encoders -->`` (skipped where a
-checkout lacks the bundled weights); ``<!-- file: PATH -->`` (the block is this file's content).
+The blocks of a page run in order, in one folder with a small sky and one private server; those of
+the README after the demo, as there. A block may follow a comment: ``<!-- not run: why -->``;
+``<!-- command -->`` (``.ci/run`` runs it, in a fresh environment); ``<!-- needs encoders -->``
+(skipped where a checkout lacks the bundled weights); ``<!-- ends with 1 -->`` (as a command does
+that could not do all of it); ``<!-- file: PATH -->`` (the block is this file's content).
 """
 
 from __future__ import annotations
@@ -13,23 +15,30 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
+from astropy.table import Table
 from conftest import CHECKOUT, MEMORY_DISK, temporary_home
+from q1_files import make_rows
 
 from astropt_db.astropt.encoder import bundled_encoders
 from astropt_db.database import migrate
 from astropt_db.database.connect import DATABASE
 from astropt_db.database.embedded import EmbeddedServer
+from astropt_db.q1.products import load_columns
 
 DOCS = CHECKOUT / "docs"
+README = CHECKOUT / "README.md"
 PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "howto").glob("*.md"))]
 # Output and figures, not code.
 PLAIN = {"text", ""}
-RUN = {"sh", "sql", "python"}
+RUN = {"sh", "console", "sql", "python"}
+MARKS = re.compile(r"not run: .{10,}|file: .+|command|needs encoders|ends with 1|")
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```", re.M | re.S
 )
@@ -50,28 +59,25 @@ def blocks(page: Path) -> list[Block]:
     return [Block(m["kind"], m["code"], m["mark"] or "") for m in found]
 
 
-@pytest.mark.parametrize("page", [*PAGES, CHECKOUT / "README.md"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda path: path.stem)
 def test_every_block_is_of_a_kind_that_is_run_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
-        if block.mark.startswith("not run:"):
-            assert len(block.mark) > 15, block.code
-        elif page.name != "README.md":
-            assert block.kind in RUN | PLAIN, block.code
+        assert block.kind in RUN | PLAIN, block.code
+        assert MARKS.fullmatch(block.mark), block.mark
         if block.mark.startswith("file:"):
             text = (CHECKOUT / block.mark.removeprefix("file:").strip()).read_text()
             assert block.code.strip() in text
 
 
-@pytest.fixture(scope="module")
-def place(small_sky: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with ``sky/`` in it, and the environment of a newcomer."""
+@contextmanager
+def newcomer() -> Iterator[tuple[Path, dict[str, str]]]:
+    """An empty folder, and the environment of somebody without a database."""
     with temporary_home(MEMORY_DISK if MEMORY_DISK.is_dir() else None) as home:
         folder = home.parent / "work"
         (folder / "bin").mkdir(parents=True)
         shim = folder / "bin" / "astropt-db"
         shim.write_text(SHIM.format(python=sys.executable))
         shim.chmod(0o755)
-        (folder / "sky").symlink_to(small_sky)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ASTROPT_DB_")}
         environment |= {
             "ASTROPT_DB_HOME": str(home),
@@ -82,35 +88,68 @@ def place(small_sky: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         yield folder, environment
 
 
-QUICK = {"quickstart"}
+@pytest.fixture(scope="module")
+def place(small_sky: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder with ``sky/`` in it."""
+    with newcomer() as (folder, environment):
+        (folder / "sky").symlink_to(small_sky)
+        yield folder, environment
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=page.stem, marks=[] if page.stem in QUICK else pytest.mark.slow)
-        for page in PAGES
-    ],
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_the_blocks_of_a_page_run(page: Path, place: tuple[Path, dict[str, str]]) -> None:
     folder, environment = place
     sky = folder / "sky"
-    if page.stem == "quickstart":
-        # It makes its own.
-        original = sky.resolve()
-        sky.unlink()
+    if page.stem != "quickstart":
+        run_blocks(page, folder, environment)
+        return
+    original = sky.resolve()
+    sky.unlink()  # it makes its own
     try:
-        for block in blocks(page):
-            if block.kind in PLAIN or block.mark.startswith("not run:"):
-                continue
-            if block.mark == "needs encoders" and not bundled_encoders():
-                continue
-            run_block(block, folder, environment)
+        run_blocks(page, folder, environment)
     finally:
-        if page.stem == "quickstart":
-            shutil.rmtree(sky, ignore_errors=True)
-            sky.symlink_to(original)
+        shutil.rmtree(sky, ignore_errors=True)
+        sky.symlink_to(original)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not bundled_encoders(), reason="needs the bundled encoders")
+def test_the_blocks_of_the_readme_run() -> None:
+    with newcomer() as (folder, environment):
+        run_block(Block("sh", "astropt-db demo --keep", ""), folder, environment)
+        home = Path(environment["ASTROPT_DB_HOME"])
+        kept = home.with_name(f"{home.name}-demo")
+        try:
+            (sky,) = home.with_name(f"{kept.name}-sky").iterdir()
+            prepare_readme(folder, sky)
+            run_blocks(README, folder, environment | {"ASTROPT_DB_HOME": str(kept)})
+        finally:
+            EmbeddedServer(kept).stop()
+
+
+def prepare_readme(folder: Path, sky: Path) -> None:
+    """The files that the README speaks of: the demo's sky, and one with ids that were floats."""
+    shutil.copytree(sky, folder / "sky")
+    (folder / "MER_FINAL_CATALOG").symlink_to(folder / "sky" / "catalogs" / "MER_FINAL_CATALOG")
+    product = "phz_physical_parameters"
+    rows = make_rows(product, 40)
+    columns = {one.sql: rows[one.name] for one in load_columns(product) if one.length is None}
+    # Through a double, as a spreadsheet or pandas does it.
+    columns["object_id"] = columns["object_id"].astype(np.float64).astype(np.int64)
+    Table(columns).write(folder / "phz_physical_destroyed_ids.csv")
+
+
+def run_blocks(page: Path, folder: Path, environment: dict[str, str]) -> None:
+    for block in blocks(page):
+        unwanted = block.kind in PLAIN or block.mark == "command"
+        if unwanted or block.mark.startswith("not run:"):
+            continue
+        if block.mark == "needs encoders" and not bundled_encoders():
+            continue
+        run_block(block, folder, environment)
 
 
 def run_block(block: Block, folder: Path, environment: dict[str, str]) -> None:
@@ -122,9 +161,14 @@ def run_block(block: Block, folder: Path, environment: dict[str, str]) -> None:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute(block.code.encode())
         return
-    program = ["bash", "-euo", "pipefail"] if block.kind == "sh" else [sys.executable]
+    program = [sys.executable] if block.kind == "python" else ["bash", "-uo", "pipefail"]
+    code = block.code
+    if block.kind == "console":
+        code = "\n".join(re.findall(r"^\$ (.*(?:\\\n.*)*)", code, re.M))
+    if block.kind != "python" and block.mark != "ends with 1":
+        program.append("-e")
     done = subprocess.run(
-        [*program, "-c", block.code],
+        [*program, "-c", code],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -90,24 +90,35 @@ def shown_rows(output: str) -> dict[str, int]:
     return {name: int(rows) for name, rows in pairs}
 
 
-def test_the_main_job_runs_on_a_private_server(tmp_path: Path) -> None:
-    done = demo({}, tmp_path)
+def works(done: subprocess.CompletedProcess[str], folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = shown_rows(done.stdout)
     assert rows["mer_catalogue"] == rows["phz_photo_z"] > 40
     assert "The brightest galaxies" in done.stdout
     assert "What looks like the first" in done.stdout
     assert "astropt-db similar" in done.stdout
-    assert "</html>" in (tmp_path / "report.html").read_text()
+    assert "</html>" in (folder / "report.html").read_text()
 
 
-def test_the_main_job_runs_on_a_given_server_and_twice(database_url16: str, tmp_path: Path) -> None:
-    first = demo({"ASTROPT_DB_URL": database_url16}, tmp_path)
-    assert first.returncode == 0, first.stderr
-    second = demo({"ASTROPT_DB_URL": database_url16}, tmp_path)
-    assert second.returncode == 0, second.stderr
+def test_the_main_job_runs_on_a_given_server(database_url16: str, tmp_path: Path) -> None:
+    works(demo({"ASTROPT_DB_URL": database_url16}, tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_on_a_private_server(tmp_path: Path) -> None:
+    """As ``.ci/run`` does, with 600 sources."""
+    works(demo({}, tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_main_job_runs_twice(database_url16: str, tmp_path: Path) -> None:
+    first, second = (demo({"ASTROPT_DB_URL": database_url16}, tmp_path) for _ in range(2))
+    works(second, tmp_path)
     assert shown_rows(second.stdout) == shown_rows(first.stdout)
     assert "same content as before" in second.stderr
+
+
+def test_the_demo_replaces_no_foreign_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>")
     foreign = subprocess.run(

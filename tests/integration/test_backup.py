@@ -21,10 +21,7 @@ from astropt_db.database.backup import backup, client_programs, restore
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.embedded.upgrade import UPGRADED
-from astropt_db.database.resources import migrations_folder
 from astropt_db.errors import DatabaseError, FileError
-
-REVISIONS = sorted(path.name[:4] for path in (migrations_folder() / "versions").glob("[0-9]*.py"))
 
 
 def fill(url: str) -> None:
@@ -42,16 +39,9 @@ def fill(url: str) -> None:
             "INSERT INTO q1.mer_catalogue (object_id, healpix29, ingest_file_id, declination) "
             "SELECT -2606000000000000000 - i, i, 1, 1.0 / i FROM generate_series(1, 500) AS i"
         )
-    if column_exists(url, "encoder"):
-        encoder = add_encoder(Database(url), "vis", 16, current=True)
-        vectors = np.random.default_rng(1).normal(size=(500, 16)).astype(np.float32)
-        add_vectors(Database(url), encoder, np.arange(500), vectors)
-
-
-def column_exists(url: str, table: str) -> bool:
-    with psycopg.connect(url) as connection:
-        row = connection.execute("SELECT to_regclass('astropt.' || %s)", [table]).fetchone()
-    return row is not None and row[0] is not None
+    encoder = add_encoder(Database(url), "vis", 16, current=True)
+    vectors = np.random.default_rng(1).normal(size=(500, 16)).astype(np.float32)
+    add_vectors(Database(url), encoder, np.arange(500), vectors)
 
 
 def checksums(url: str) -> dict[str, tuple[int, object]]:
@@ -185,48 +175,6 @@ def test_the_password_is_not_in_the_process_list(
             assert running.communicate()[1]
     assert any(line.startswith(programs) for line in seen), "pg_dump was seen"
     assert not any("Geheim77" in line for line in seen)
-
-
-@pytest.mark.parametrize(
-    "revision",
-    [
-        # The oldest and the last but one always, those between in the slow suite.
-        pytest.param(one, marks=[] if one in (REVISIONS[0], REVISIONS[-2]) else pytest.mark.slow)
-        for one in REVISIONS
-    ],
-)
-def test_every_earlier_schema_moves_up_with_its_rows(database_url: str, revision: str) -> None:
-    migrate.upgrade(database_url, revision)
-    fill_old(database_url)
-    before = checksums(database_url)
-    migrate.upgrade(database_url)
-    after = checksums(database_url)
-    assert {name: after[name] for name in before if name in after} == before
-    assert before["q1.mer_catalogue"][0] == 500
-    with connect(Database(database_url)):
-        pass
-
-
-def fill_old(url: str) -> None:
-    """As ``fill``, before ``sql/`` is applied: an encoder's partition is made by hand."""
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "INSERT INTO q1.mer_catalogue (object_id, healpix29, ingest_file_id, declination) "
-            "SELECT -2606000000000000000 - i, i, 1, 1.0 / i FROM generate_series(1, 500) AS i"
-        )
-        if not column_exists(url, "encoder"):
-            return
-        connection.execute(
-            "INSERT INTO astropt.encoder (name, modalities, dimension, weights_sha256, source, "
-            "preprocessing, pooling, card) VALUES ('vis', 'vis', 3, '', '', '{}', '{}', '{}')"
-        )
-        connection.execute(
-            "CREATE TABLE astropt.embedding_1 PARTITION OF astropt.embedding FOR VALUES IN (1)"
-        )
-        connection.execute(
-            "INSERT INTO astropt.embedding (object_id, encoder_id, run_id, embedding) "
-            "SELECT i, 1, 1, '[1,2,3]' FROM generate_series(1, 100) AS i"
-        )
 
 
 # Major versions of the embedded server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from q1_files import make_rows, write_product
 from vector_database import add_encoder, add_vectors
 
 from astropt_db.database import migrate
-from astropt_db.database.connect import Database
+from astropt_db.database.connect import ADMIN, READER, WORKER, Database, analyse_table, connect
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.reading import run_query
 from astropt_db.database.resources import sql_folder
@@ -150,6 +151,67 @@ def test_the_worker_account_suffices_to_ingest(accounts: dict[str, str], tmp_pat
     assert "permission denied" in refused.err
 
 
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_a_superusers_commands_step_down(ready_database: Database, autocommit: bool) -> None:
+    with connect(ready_database, autocommit=autocommit) as connection:
+        connection.rollback()
+        assert connection.execute("SELECT current_user").fetchone() == (WORKER,)
+        for statement in FORBIDDEN_TO_WORKERS[:-3]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+            connection.rollback()
+    with connect(ready_database, role=READER, autocommit=autocommit) as connection:
+        for statement in FORBIDDEN_TO_READERS[:3]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+            connection.rollback()
+    with (
+        connect(ready_database, role=ADMIN, autocommit=autocommit) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("SELECT pg_read_file('/etc/passwd')")
+
+
+def test_an_account_outside_a_role_keeps_its_own_rights(
+    accounts: dict[str, str], ready_database: Database
+) -> None:
+    own = psycopg.conninfo.conninfo_to_dict(accounts["astropt_reader"])["user"]
+    for role in (WORKER, ADMIN):
+        with connect(Database(accounts["astropt_reader"]), role=role) as connection:
+            assert connection.execute("SELECT current_user").fetchone() == (own,)
+    with psycopg.connect(ready_database.url) as connection:
+        connection.execute("REVOKE ALL ON SCHEMA astropt FROM astropt_reader")
+    with connect(ready_database) as connection:  # the role has no rights here
+        assert connection.execute("SELECT current_user").fetchone() != (WORKER,)
+
+
+def test_what_a_worker_account_is_refused_by_commands(
+    accounts: dict[str, str], ready_database: Database, tmp_path: Path
+) -> None:
+    encoder = add_encoder(ready_database, "vis", 8)
+    add_vectors(ready_database, encoder, np.arange(20), np.ones((20, 8), np.float32))
+    file = tmp_path / "other.csv"
+    file.write_text("id,ra,dec\n1,10,10\n")
+    worker, admin = (Database(accounts[role]) for role in ("astropt_worker", "astropt_admin"))
+    for command in (["index", "build", "--encoder", "vis"], ["survey", "add", "other", file]):
+        refused = run(worker, *command)
+        assert refused.code == 1
+        assert re.search("must be owner|permission denied", refused.err), refused.err
+        done = run(admin, *command)
+        assert done.code == 0, done.err
+
+
+def test_workers_collect_statistics_of_our_tables_only(accounts: dict[str, str]) -> None:
+    with psycopg.connect(accounts["astropt_worker"], autocommit=True) as connection:
+        analyse_table(connection, sql.Identifier("q1", "mer_catalogue"), ["object_id"])
+        analyse_table(connection, sql.Identifier("astropt", "embedding"))
+        for hostile in ("object_id); DROP TABLE q1.mer_catalogue; --", 'no "such" column'):
+            with pytest.raises(psycopg.errors.UndefinedColumn):
+                analyse_table(connection, sql.Identifier("q1", "mer_catalogue"), [hostile])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            analyse_table(connection, sql.Identifier("pg_catalog", "pg_class"))
+
+
 def test_the_admin_owns_and_can_upgrade(accounts: dict[str, str], ready_database: Database) -> None:
     # A copy of a template lacks the rights on the template as a database.
     migrate.upgrade(ready_database.url)
@@ -264,8 +326,9 @@ def test_row_security_hides_a_release_everywhere(
         for _ in range(2):
             connection.execute(option)
         connection.execute("INSERT INTO astropt.release_access VALUES ('Q1', 'astropt_reader')")
-    later = add_encoder(ready_database, "late", 8)
-    add_vectors(ready_database, later, np.array([1, 2]), np.ones((2, 8), np.float32))
+    worker = Database(accounts["astropt_worker"])
+    later = add_encoder(worker, "late", 8)
+    add_vectors(worker, later, np.array([1, 2]), np.ones((2, 8), np.float32))
     places = (
         "q1.mer_catalogue",
         "astropt.source",
