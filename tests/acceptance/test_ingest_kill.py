@@ -28,8 +28,9 @@ from q1_files import TILE, Rows, make_rows, write_product
 
 from astropt_db.database.connect import Database
 
-N_KILLS = (12, pytest.param(50, marks=pytest.mark.slow))
-N_CRASHES = 6
+SLOW = pytest.mark.slow
+N_KILLS = (4, pytest.param(50, marks=SLOW))
+N_CRASHES = (2, pytest.param(6, marks=SLOW))
 N_TILES = 10
 ROWS = {"mer_catalogue": 300, "phz_photo_z": 100}
 WRITERS = """
@@ -183,15 +184,16 @@ def fragile_server():
         yield server
 
 
-def test_server_processes_die(fragile_server, nursery, sample):
+@pytest.mark.parametrize("n_crashes", N_CRASHES)
+def test_server_processes_die(fragile_server, nursery, sample, n_crashes):
     """A killed backend makes PostgreSQL restart all others and recover from its log."""
     moments = random.Random(102158890)
     accidents = 0
-    while accidents < N_CRASHES:
+    while accidents < n_crashes:
         with temporary_database(fragile_server, "migrated") as url:
             database = Database(url)
             group = nursery.start(database, sample.folder)
-            while accidents < N_CRASHES and Path(f"/proc/{group}").exists():
+            while accidents < n_crashes and Path(f"/proc/{group}").exists():
                 time.sleep(moments.uniform(0, sample.duration / 2))
                 with contextlib.suppress(psycopg.OperationalError):
                     accidents += strike(database, moments, by_signal=accidents % 2 == 0)
