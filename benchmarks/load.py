@@ -35,22 +35,11 @@ from vector_database import add_encoder, add_vectors
 READERS = 16
 DIMENSION = 192
 QUERIES = {
-    "cone": "SELECT object_id, right_ascension, declination FROM astropt.source "
-    "WHERE healpix29 BETWEEN %(low)s AND %(high)s",
+    "cone": "SELECT * FROM astropt.cone(%(ra)s, %(dec)s, 60.0 / 3600)",
     "similar": "SELECT * FROM astropt.similar(%(id)s, 20)",
     "catalogue page": "SELECT * FROM astropt.source WHERE object_id > %(id)s "
     "ORDER BY object_id LIMIT 50",
 }
-
-
-def cone_query(connection: psycopg.Connection) -> str:
-    """``astropt.cone`` where there is one, else the range of cells that it comes down to."""
-    found = connection.execute(
-        "SELECT FROM pg_proc WHERE proname = 'cone' AND pronamespace = 'astropt'::regnamespace"
-    ).fetchone()
-    if found is None:
-        return QUERIES["cone"]
-    return "SELECT * FROM astropt.cone(%(ra)s, %(dec)s, 60.0 / 3600)"
 
 
 class Readers:
@@ -82,8 +71,8 @@ class Readers:
             while time.monotonic() < stop:
                 name = names[turn % len(names)]
                 turn += 1
-                object_id, ra, dec, cell = self.rows[chance.integers(len(self.rows))]
-                values = {"id": object_id, "ra": ra, "dec": dec, "low": cell, "high": cell + 2**26}
+                object_id, ra, dec = self.rows[chance.integers(len(self.rows))]
+                values = {"id": object_id, "ra": ra, "dec": dec}
                 started = time.perf_counter()
                 try:
                     connection.execute(self.queries[name], values).fetchall()
@@ -131,7 +120,7 @@ def ingest_files(database: Database, folder: Path, stop: threading.Event, done: 
 
 
 def fill(database: Database, folder: Path, sources: int) -> np.ndarray:
-    """Sources and vectors of one encoder; id, position and cell of each source."""
+    """Sources and vectors of one encoder; id and position of each source."""
     for tile in range(TILE, TILE + max(1, sources // 5000)):
         write_product(folder, "mer_catalogue", make_rows("mer_catalogue", 5000, tile), tile)
     subprocess.run(
@@ -141,7 +130,7 @@ def fill(database: Database, folder: Path, sources: int) -> np.ndarray:
     )
     with psycopg.connect(database.url) as connection:
         rows = connection.execute(
-            "SELECT object_id, right_ascension, declination, healpix29 FROM q1.mer_catalogue"
+            "SELECT object_id, right_ascension, declination FROM q1.mer_catalogue"
         ).fetchall()
     encoder = add_encoder(database, "first", DIMENSION, current=True)
     ids = np.array([row[0] for row in rows], dtype=np.int64)
@@ -178,9 +167,7 @@ def main() -> None:
             database = Database(server.url("load"))
             migrate.upgrade(database.url)
             rows = fill(database, Path(name) / "files", options.sources)
-            with psycopg.connect(database.url) as connection:
-                queries = QUERIES | {"cone": cone_query(connection)}
-            readers = Readers(database.url, rows, queries)
+            readers = Readers(database.url, rows, QUERIES)
             readers.run(3)
             print(f"{len(rows):,} sources, {DIMENSION} dimensions, {READERS} readers")
             report("Readers alone", readers.run(options.seconds), options.seconds)

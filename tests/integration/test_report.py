@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,17 @@ from commands import run, select
 from conftest import temporary_database
 from delivery_database import fill
 from psycopg.types.json import Jsonb
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.embedded import EmbeddedServer
+from astropt_db.deliver.gallery import write_gallery
 from astropt_db.deliver.pictures import encode_png, paint
 from astropt_db.deliver.report.facts import gather
 from astropt_db.deliver.report.metrics import redshift_metrics
 from astropt_db.deliver.report.sections import space
+from astropt_db.search.similar import Answer
 
 SECTIONS = ["contents", "sky", "map", "redshift", "morphology", "similar", "outliers", "provenance"]
 NASTY = "<script>alert(1)</script>'\"&"
@@ -82,6 +88,59 @@ def test_values_are_escaped(page: Path) -> None:
     text = page.read_text()
     assert "<script" not in text
     assert text.count(escape(NASTY, quote=True)) >= 4
+
+
+TEXTS = """
+    SELECT n.nspname, c.relname, a.attname FROM pg_attribute AS a
+    JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname IN ('astropt', 'q1', 'survey') AND c.relkind IN ('r', 'p')
+        AND NOT c.relispartition AND a.attnum > 0 AND a.atttypid = 'text'::regtype
+        -- What the report looks for by its name.
+        AND a.attname NOT IN ('state', 'task', 'kind', 'schema_revision', 'method')
+    ORDER BY 1, 2, 3
+"""
+
+
+class Markup(HTMLParser):
+    """The kinds of elements and attributes of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found |= {tag, *(f"{tag}@{name}" for name, _ in attrs)}
+
+
+def test_no_text_of_the_database_becomes_markup(
+    full: Database, server: EmbeddedServer, page: Path, tmp_path: Path
+) -> None:
+    spoilt = 0
+    with temporary_database(server, str(conninfo_to_dict(full.url)["dbname"])) as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for schema, table, column in connection.execute(TEXTS).fetchall():
+                query = sql.SQL("UPDATE {} SET {} = %s").format(
+                    sql.Identifier(schema, table), sql.Identifier(column)
+                )
+                with suppress(psycopg.errors.IntegrityError):
+                    spoilt += connection.execute(query, [NASTY]).rowcount > 0
+        target = tmp_path / "report.html"
+        outcome = run(Database(url), "report", "-o", target)
+        assert outcome.code == 0, outcome.err
+    assert spoilt > 15
+    assert target.read_text().count(escape(NASTY, quote=True)) >= 8
+    assert Markup(target.read_text()).found <= Markup(page.read_text()).found
+
+
+def test_the_gallery_escapes_what_it_shows(full: Database, tmp_path: Path) -> None:
+    names = ("object_id", "rank", "morphology_class", "method", "recall")
+    rows = [(5, 1, NASTY, NASTY, 0.9)]
+    answer = Answer([(name, 25) for name in names], rows, [5])
+    write_gallery(full, answer, tmp_path / "gallery.html")
+    found = Markup((tmp_path / "gallery.html").read_text()).found
+    assert "script" not in found
+    assert {name for name in found if name.startswith("figcaption@")} == set()
 
 
 def test_the_page_needs_no_network(page: Path) -> None:
