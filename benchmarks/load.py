@@ -141,6 +141,17 @@ def fill(database: Database, folder: Path, sources: int) -> np.ndarray:
     return np.array(rows, dtype=object)
 
 
+def weigh(url: str, rows: int) -> None:
+    """Bytes of a row of MER on disk; the values are random, which no compression shortens."""
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT pg_table_size('q1.mer_catalogue'), pg_indexes_size('q1.mer_catalogue')"
+        ).fetchone()
+    assert found is not None
+    table, indexes = found
+    print(f"q1.mer_catalogue: {table / rows:,.0f} B/row and {indexes / rows:,.0f} B/row of indexes")
+
+
 def report(title: str, found: dict[str, np.ndarray], seconds: float) -> None:
     print(f"\n{title}")
     print("| query | per second | median, ms | 95 %, ms | 99 %, ms | slowest, ms |")
@@ -168,6 +179,7 @@ def main() -> None:
             migrate.upgrade(database.url)
             rows = fill(database, Path(name) / "files", options.sources)
             readers = Readers(database.url, rows, QUERIES)
+            weigh(database.url, len(rows))
             readers.run(3)
             print(f"{len(rows):,} sources, {DIMENSION} dimensions, {READERS} readers")
             report("Readers alone", readers.run(options.seconds), options.seconds)
