@@ -341,10 +341,15 @@ def test_one_class_is_no_task(database: Database, world: World, tmp_path: Path) 
 # The comparison
 
 
-def test_evaluation_compares_on_one_test_set(database: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("heads", "seeds"), [("linear", 1), pytest.param("linear,knn", 2, marks=pytest.mark.slow)]
+)
+def test_evaluation_compares_on_one_test_set(
+    database: Database, tmp_path: Path, heads: str, seeds: int
+) -> None:
     out = do(
         database, "evaluate", "--tasks", "photoz", "--labels", "photoz=truth", "--heads",
-        "linear,knn", "--fractions", "10,100", "--seeds", 2, "--figures", tmp_path,
+        heads, "--fractions", "10,100", "--seeds", seeds, "--figures", tmp_path,
         "--format", "csv",
     )  # fmt: skip
     assert out.startswith("task,model,encoder,features,percent,n_train,n_test,metric,mean")
@@ -355,7 +360,7 @@ def test_evaluation_compares_on_one_test_set(database: Database, tmp_path: Path)
         "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
     )
     assert len({row[4] for row in rows} | {row[5] for row in rows}) == 1
-    assert [row[3] for row in rows] == [2] * len(rows)
+    assert [row[3] for row in rows] == [seeds] * len(rows)
     figures = {row[:3]: row for row in rows}
     for features in ("embedding", "embedding+flux", "flux"):
         few, all_labels = (figures["linear", features, share] for share in (10, 100))

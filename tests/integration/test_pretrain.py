@@ -76,6 +76,7 @@ def test_seds_in_any_order(sky_database: Database) -> None:
     assert (seds[5] == [2.0, 0.5]).all()
 
 
+@pytest.mark.slow
 def test_a_run_in_two_pieces_and_its_encoder(sky_database: Database, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     options = ("--modalities", "vis", "--where", "segmentation_area > 50", "--store", "float16")

@@ -256,8 +256,8 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     """Once in this process, once in worker processes of the command line."""
-    simulate(tmp_path / "a", 40, 2, "EDF-N", 5, tile_size=512, jobs=1)
-    arguments = ["--sources", "40", "--tiles", "2", "--seed", "5", "--tile-size", "512"]
+    simulate(tmp_path / "a", 20, 2, "EDF-N", 5, tile_size=512, jobs=1)
+    arguments = ["--sources", "20", "--tiles", "2", "--seed", "5", "--tile-size", "512"]
     program = "from astropt_db.cli.simulate import simulate; simulate()"
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "b"), *arguments, "--jobs", "2"], check=True
@@ -265,7 +265,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     first = digest(tmp_path / "a")
     assert len(first) == 2 * 14 + 4
     assert first == digest(tmp_path / "b")
-    simulate(tmp_path / "c", 40, 1, "EDF-N", 6, tile_size=512)
+    simulate(tmp_path / "c", 20, 1, "EDF-N", 6, tile_size=512)
     assert set(digest(tmp_path / "c").values()).isdisjoint(first.values())
 
 
