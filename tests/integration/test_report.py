@@ -20,9 +20,9 @@ from astropy.wcs import WCS
 from commands import run, select
 from conftest import temporary_database
 from delivery_database import fill
-from psycopg.types.json import Jsonb
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import Jsonb
 
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.embedded import EmbeddedServer
