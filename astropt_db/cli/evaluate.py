@@ -43,6 +43,9 @@ _LIST = "Separate several by commas."
 )
 @click.option("--where", default="", metavar="SQL", help="Condition on astropt.source.")
 @click.option(
+    "--processes", type=click.IntRange(1, 256), help="Fits at the same time [default: all cores]."
+)
+@click.option(
     "--figures", type=click.Path(path_type=Path, file_okay=False), help="Folder for figures."
 )
 @format_option
@@ -58,6 +61,7 @@ def evaluate(
     cnn: bool,
     labels: tuple[str, ...],
     where: str,
+    processes: int | None,
     figures: Path | None,
     output_format: str,
     database: Database,
@@ -94,6 +98,7 @@ def evaluate(
                 [float(one) for one in _split(fractions)],
                 seeds,
                 where,
+                processes,
             )
             results = run_evaluation(
                 database, request, run.id, say=lambda line: click.echo(line, err=True)
@@ -136,10 +141,8 @@ def _draw(folder: Path, task: Task, results: list[Result]) -> None:
     from astropt_db.predict.evaluation import main_metrics
 
     try:
-        from astropt_db.predict.figures import label_efficiency
+        from astropt_db.predict.figures import draw_all
     except ModuleNotFoundError as error:
         raise MissingExtraError("matplotlib", "plot", "astropt-db evaluate --figures") from error
     folder.mkdir(parents=True, exist_ok=True)
-    for metric in main_metrics(task):
-        name = f"{task.name}_{metric.replace('.', '_')}.png"
-        label_efficiency(folder / name, task, results, metric)
+    draw_all(folder, task, results, main_metrics(task))

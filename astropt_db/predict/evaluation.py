@@ -8,32 +8,37 @@ every figure; the catalogue's values are judged on the same sources.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 
 from astropt_db.database.connect import Database, connect
-from astropt_db.database.encoders import EncoderRecord, find_encoder
+from astropt_db.database.encoders import find_encoder
 from astropt_db.database.split import split_of
 from astropt_db.errors import ConfigurationError
 from astropt_db.predict import cnn, rivals
-from astropt_db.predict.data import LabelSet, TrainingError, find_label_sets, load_labelled
-from astropt_db.predict.features import Features, View
-from astropt_db.predict.fitting import HeadName, Labelled, fit
+from astropt_db.predict.comparing import (
+    LEAST_TRAIN,
+    Job,
+    Parts,
+    Shown,
+    ViewKey,
+    do_jobs,
+    load_views,
+    subset,
+)
+from astropt_db.predict.data import TrainingError, find_label_sets
+from astropt_db.predict.features import Features
+from astropt_db.predict.fitting import HeadName, Labelled
 from astropt_db.predict.metrics import Metrics
-from astropt_db.predict.mlp import Settings
-from astropt_db.predict.scoring import score, score_columns, score_numbers
+from astropt_db.predict.scoring import score_columns, score_numbers
 from astropt_db.predict.tasks import Task
 
 Int64 = NDArray[np.int64]
 Images = Callable[[Int64, int], NDArray[np.float32]]
 """From object ids and the number of bands to images ``(n, bands, 224, 224)``."""
 
-LEAST_TRAIN = 10
-_SPLITS = ("train", "calibration", "test")
 DEFAULT_LABELS = {
     "photoz": ("desi",),
     "stellar_mass": ("desi_mass",),
@@ -66,6 +71,8 @@ class EvaluationRequest:
         Number of seeds.
     where
         SQL condition on ``astropt.source``.
+    processes
+        That fit at the same time; ``None`` for as many as there are cores.
     """
 
     task: Task
@@ -78,6 +85,7 @@ class EvaluationRequest:
     fractions: Sequence[float] = (1, 5, 10, 20, 50, 80, 100)
     seeds: int = 3
     where: str = ""
+    processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,28 +100,7 @@ class Result:
     n_train: int
     n_test: int
     metrics: Metrics
-
-
-@dataclass
-class _Data:
-    """All views of the same sources, each split by object id."""
-
-    views: dict[tuple[str, str | None], dict[str, Labelled]] = field(default_factory=dict)
-
-    def common(self) -> Int64:
-        """Sources that every view has."""
-        ids: Int64 | None = None
-        for parts in self.views.values():
-            own = np.concatenate([part.batch.object_id for part in parts.values()])
-            ids = np.unique(own) if ids is None else np.intersect1d(ids, own)
-        assert ids is not None
-        return ids
-
-    def restrict(self, ids: Int64) -> None:
-        """Keep some sources only."""
-        for parts in self.views.values():
-            for name, part in parts.items():
-                parts[name] = part.take(np.isin(part.batch.object_id, ids))
+    shown: Shown | None = None
 
 
 def evaluate(
@@ -137,101 +124,70 @@ def evaluate(
     TrainingError
         If too few sources have labels and all features.
     """
+    unknown = set(request.rivals) - {"trees", "phz"}
+    if unknown:
+        raise ConfigurationError(f"no rival {', '.join(unknown)}; there are trees and phz")
     with connect(database) as connection:
         with connection.cursor() as cursor:
             sets = find_label_sets(cursor, request.label_sets)
         encoders = [find_encoder(connection, name) for name in request.encoders]
-        data = _load(connection, request, sets, encoders)
-    flux = data.views["flux", None]
+        views = load_views(
+            connection, request.task, sets, encoders, request.features, request.where
+        )
+    flux = views["flux", None]
     sizes = {name: len(part) for name, part in flux.items()}
     if sizes["train"] < LEAST_TRAIN or sizes["test"] < LEAST_TRAIN:
         raise TrainingError(
             f"label sets {', '.join(request.label_sets)}: {sizes['train']:,} sources to learn "
             f"from and {sizes['test']:,} to test on have all features; each needs {LEAST_TRAIN}"
         )
+    assert (split_of(flux["test"].batch.object_id) == "test").all()
     say(f"{request.task.name}: " + ", ".join(f"{name} {n:,}" for name, n in sizes.items()))
     results = []
-    for result in _run_all(database, request, data, images):
+    for result in _run_all(database, request, views, images):
         results.append(result)
         _store(database, request, result, run_id)
         say(_line(result))
     return results
 
 
-def _load(
-    connection: psycopg.Connection[Any],
-    request: EvaluationRequest,
-    sets: Sequence[LabelSet],
-    encoders: Sequence[EncoderRecord],
-) -> _Data:
-    data = _Data()
-    wanted: list[View] = [View("flux", None)]
-    for encoder in encoders:
-        wanted += [View(one, encoder) for one in request.features if one != "flux"]
-    for view in wanted:
-        name = view.encoder.name if view.encoder else None
-        data.views[view.features, name] = {
-            split: load_labelled(connection, request.task, view, sets, [split], request.where)
-            for split in _SPLITS
-        }
-    data.restrict(data.common())
-    return data
+def _jobs(request: EvaluationRequest, views: Iterable[ViewKey]) -> list[Job]:
+    """All fits, fraction by fraction."""
+    jobs = []
+    seen = [view for view in views if view[0] in request.features]
+    largest = max(request.fractions, default=0)
+    for fraction in request.fractions:
+        for seed in range(request.seeds):
+            shown = fraction == largest and seed == 0
+            for view in seen:
+                for head in request.heads:
+                    last = shown and head == request.heads[-1]
+                    jobs.append(Job(head, view, fraction, seed, last))
+            if "trees" in request.rivals:
+                jobs.append(Job("trees", ("flux", None), fraction, seed))
+    return jobs
 
 
 def _run_all(
-    database: Database, request: EvaluationRequest, data: _Data, images: Images | None
+    database: Database,
+    request: EvaluationRequest,
+    views: dict[ViewKey, Parts],
+    images: Images | None,
 ) -> Iterable[Result]:
-    unknown = set(request.rivals) - {"trees", "phz"}
-    if unknown:
-        raise ConfigurationError(f"no rival {', '.join(unknown)}; there are trees and phz")
     if "phz" in request.rivals:
-        yield from _catalogue(database, request, data)
-    for fraction in request.fractions:
-        for seed in range(request.seeds):
-            for (features, encoder), parts in data.views.items():
-                if features == "flux" and "flux" not in request.features:
-                    continue
-                few = _subset(parts, fraction, seed)
-                for head in request.heads:
-                    fitted = fit(
-                        request.task, head, few["train"], few["calibration"], seed,
-                        Settings(), novelty=False,
-                    )  # fmt: skip
-                    figures = score(fitted.predictor, few["test"])
-                    yield _result(head, encoder, features, fraction, seed, few, figures)
-            few = _subset(data.views["flux", None], fraction, seed)
-            if "trees" in request.rivals:
-                columns = rivals.fit_trees(request.task, _both(few), few["test"], seed)
-                figures = score_columns(request.task, few["test"], columns)
-                yield _result("trees", None, "flux", fraction, seed, few, figures)
-            for name in request.cnns:
-                yield _cnn(database, request, few, images, name, fraction, seed)
+        yield from _catalogue(database, request, views["flux", None]["test"])
+    jobs = _jobs(request, views)
+    for job, done in zip(jobs, do_jobs(request.task, views, jobs, request.processes), strict=True):
+        features, encoder = job.view
+        yield Result(
+            job.model, encoder, features, job.fraction, job.seed, done.n_train, done.n_test,
+            done.metrics, done.shown,
+        )  # fmt: skip
+    if request.cnns:
+        yield from _cnns(request, views["flux", None], images or registered_images(database))
 
 
-def _subset(parts: dict[str, Labelled], fraction: float, seed: int) -> dict[str, Labelled]:
-    """A fraction of the labels; the test set stays whole. Smaller fractions lie in larger ones."""
-    chosen = {"test": parts["test"]}
-    for name in ("train", "calibration"):
-        part = parts[name]
-        order = np.random.default_rng([seed, 7]).permutation(len(part))
-        number = max(round(len(part) * fraction / 100), min(LEAST_TRAIN, len(part)))
-        chosen[name] = part.take(np.sort(order[:number]))
-    return chosen
-
-
-def _both(few: dict[str, Labelled]) -> Labelled:
-    """Training and calibration labels together, for models that need no calibration."""
-    one, two = few["train"], few["calibration"]
-    batch = type(one.batch)(
-        np.concatenate([one.batch.object_id, two.batch.object_id]),
-        np.concatenate([one.batch.embedding, two.batch.embedding]),
-        np.concatenate([one.batch.flux, two.batch.flux]),
-    )
-    return Labelled(batch, np.concatenate([one.targets, two.targets]))
-
-
-def _catalogue(database: Database, request: EvaluationRequest, data: _Data) -> Iterable[Result]:
-    test = data.views["flux", None]["test"]
+def _catalogue(database: Database, request: EvaluationRequest, test: Labelled) -> Iterable[Result]:
     with connect(database) as connection:
         values = rivals.catalogue_values(connection, request.task, test.batch.object_id)
     if values is None or not np.isfinite(values).any():
@@ -242,24 +198,19 @@ def _catalogue(database: Database, request: EvaluationRequest, data: _Data) -> I
     yield Result("phz", None, "flux", 0.0, 0, 0, int(present.sum()), figures)
 
 
-def _cnn(
-    database: Database,
-    request: EvaluationRequest,
-    few: dict[str, Labelled],
-    images: Images | None,
-    name: cnn.CnnName,
-    fraction: float,
-    seed: int,
-) -> Result:
-    source = images or registered_images(database)
-    both = _both(few)
-    bands = 4
-    columns = cnn.train_cnn(
-        name, request.task, source(both.batch.object_id, bands), both.targets,
-        source(few["test"].batch.object_id, bands), seed,
-    )  # fmt: skip
-    figures = score_columns(request.task, few["test"], columns)
-    return _result(name, None, "images", fraction, seed, few, figures)
+def _cnns(request: EvaluationRequest, parts: Parts, images: Images) -> Iterable[Result]:
+    """Networks on images, which are read once."""
+    bands, test = 4, parts["test"]
+    new = images(test.batch.object_id, bands)
+    for fraction in request.fractions:
+        for seed in range(request.seeds):
+            few = subset(parts, fraction, seed)
+            both = few["train"].joined(few["calibration"])
+            pixels = images(both.batch.object_id, bands)
+            for name in request.cnns:
+                columns = cnn.train_cnn(name, request.task, pixels, both.targets, new, seed)
+                figures = score_columns(request.task, test, columns)
+                yield Result(name, None, "images", fraction, seed, len(both), len(test), figures)
 
 
 def registered_images(database: Database) -> Images:
@@ -272,20 +223,6 @@ def registered_images(database: Database) -> Images:
             return read_cutouts(connection, ids, BANDS[:bands]).pixels
 
     return read
-
-
-def _result(
-    model: str,
-    encoder: str | None,
-    features: str,
-    fraction: float,
-    seed: int,
-    few: dict[str, Labelled],
-    figures: Metrics,
-) -> Result:
-    assert (split_of(few["test"].batch.object_id) == "test").all()
-    n_train = len(few["train"]) + len(few["calibration"])
-    return Result(model, encoder, features, fraction, seed, n_train, len(few["test"]), figures)
 
 
 def _store(database: Database, request: EvaluationRequest, result: Result, run_id: int) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from astropt_db.predict.comparing import Shown
 from astropt_db.predict.evaluation import Result
-from astropt_db.predict.fitting import Labelled
 from astropt_db.predict.metrics import reliability
-from astropt_db.predict.predictor import Density, Predictor
 from astropt_db.predict.tasks import Task
 
 _LABELS = {
@@ -23,80 +22,106 @@ _LABELS = {
 }
 
 
+_PANELS = ("embedding", "embedding+flux", "flux")
+_OTHERS = {"trees": "tab:green", "paper_cnn": "tab:brown", "resnet": "tab:red"}
+
+
 def label_efficiency(path: Path, task: Task, results: Sequence[Result], metric: str) -> Path:
-    """A metric against the fraction of labels, with the scatter over seeds as error bars."""
-    curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    level = None
-    for one in results:
-        if metric not in one.metrics:
-            continue
-        if one.fraction == 0:
-            level = one.metrics[metric]
-            continue
-        name = " ".join(filter(None, (one.model, one.features, one.encoder)))
-        curves[name][one.fraction].append(one.metrics[metric])
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (name, points) in enumerate(sorted(curves.items())):
-        fractions = np.array(sorted(points))
-        values = [np.array(points[f]) for f in fractions]
-        axes.errorbar(
-            fractions * (1 + 0.01 * number),
-            [v.mean() for v in values],
-            [v.std() for v in values],
-            marker="o", markersize=3, linewidth=1, label=name,
-            linestyle="--" if name.split()[0] in ("trees", "paper_cnn", "resnet") else "-",
-        )  # fmt: skip
-    if level is not None:
-        axes.axhline(level, color="k", linestyle=":", label="PHZ catalogue")
-    axes.set(
-        xscale="log", xlabel="training labels [%]", ylabel=_LABELS.get(metric, metric),
-        title=task.name,
-    )  # fmt: skip
-    axes.legend(fontsize=6)
+    """A metric against the fraction of labels, with the scatter over seeds as error bars.
+
+    One panel for each kind of features; rivals and the catalogue stand in all of them.
+    """
+    found = [one for one in results if np.isfinite(one.metrics.get(metric, np.nan))]
+    heads = [one for one in found if one.model not in (*_OTHERS, "phz")]
+    panels = [one for one in _PANELS if any(result.features == one for result in heads)]
+    colours = {name: f"C{k}" for k, name in enumerate(sorted({one.encoder or "" for one in heads}))}
+    lines = dict(zip(sorted({one.model for one in heads}), ("-", ":", "-."), strict=False))
+    figure = Figure(figsize=(1 + 3.4 * max(len(panels), 1), 4.2), layout="constrained")
+    grid = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(grid, panels or ("",), strict=True):
+        curves: dict[tuple[str, str], dict[float, list[float]]]
+        curves = defaultdict(lambda: defaultdict(list))
+        for one in found:
+            if one.model == "phz":
+                axes.axhline(one.metrics[metric], color="k", linestyle="--", label="catalogue PHZ")
+            elif one.features == panel or one.model in _OTHERS:
+                curves[one.model, one.encoder or ""][one.fraction].append(one.metrics[metric])
+        for number, ((model, encoder), points) in enumerate(sorted(curves.items())):
+            fractions = np.array(sorted(points))
+            values = [np.array(points[f]) for f in fractions]
+            axes.errorbar(
+                fractions * 1.02**number,
+                [v.mean() for v in values],
+                [v.std() for v in values],
+                marker="o", markersize=3, linewidth=1, label=f"{model} {encoder}".strip(),
+                color=_OTHERS.get(model, colours.get(encoder, "k")),
+                linestyle="--" if model in _OTHERS else lines.get(model, "-"),
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="training labels [%]", title=panel)
+        axes.legend(fontsize=6)
+    grid[0].set_ylabel(_LABELS.get(metric, metric))
+    figure.suptitle(task.name)
     figure.savefig(path, dpi=110)
     return path
 
 
-def density_figure(path: Path, predictor: Predictor, test: Labelled) -> Path:
+def density_figure(path: Path, task: Task, shown: Shown, title: str) -> Path:
     """Predicted against true values, and the distribution of the PIT."""
-    assert isinstance(predictor.link, Density)
-    truth = test.targets[:, 0].astype(np.float64)
-    columns = predictor.predict(test.batch)
-    prefix = predictor.task.prefix
+    assert shown.pit is not None
+    truth = shown.targets[:, 0].astype(np.float64)
+    prefix = task.prefix
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    middle = columns[f"{prefix}_median"]
-    low, high = columns[f"{prefix}_lower_68"], columns[f"{prefix}_upper_68"]
+    middle = shown.columns[f"{prefix}_median"]
+    low, high = shown.columns[f"{prefix}_lower_68"], shown.columns[f"{prefix}_upper_68"]
     left.errorbar(
         truth, middle, [middle - low, high - middle], fmt=".", markersize=3, linewidth=0.3
     )
     ends = [truth.min(), truth.max()]
     left.plot(ends, ends, "k", linewidth=0.8)
     left.set(xlabel=f"true {prefix}", ylabel=f"predicted {prefix}, 68 % interval")
-    right.hist(predictor.pit(test.batch, truth), bins=20, range=(0, 1), density=True)
+    right.hist(shown.pit, bins=20, range=(0, 1), density=True)
     right.axhline(1, color="k", linewidth=0.8)
     right.set(xlabel="PIT", ylabel="density")
+    figure.suptitle(f"{title}, {len(truth):,} test sources")
     figure.savefig(path, dpi=110)
     return path
 
 
-def reliability_figure(path: Path, predictor: Predictor, test: Labelled) -> Path:
+def reliability_figure(path: Path, task: Task, shown: Shown, title: str) -> Path:
     """How often what is predicted with some probability is true."""
-    columns = predictor.predict(test.batch)
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], "k", linewidth=0.8)
-    for number, name in enumerate(predictor.task.outputs):
-        present = np.isfinite(test.targets[:, number])
-        key = f"prob_{name}" if predictor.task.kind == "classes" else name
-        if not present.any() or not columns[key].any():
+    for number, name in enumerate(task.outputs):
+        column = shown.columns[f"prob_{name}" if task.kind == "classes" else name]
+        present = np.isfinite(shown.targets[:, number])
+        if not present.any() or not column.any():
             continue
-        truth = test.targets[present, number] >= 0.5
-        mean, share, count = reliability(truth, columns[key][present])
+        truth = shown.targets[present, number] >= 0.5
+        mean, share, count = reliability(truth, column[present])
         used = count >= 5
         axes.plot(mean[used], share[used], marker="o", markersize=3, label=name)
-    axes.set(xlabel="predicted", ylabel="true share", title=predictor.task.name)
+    axes.set(xlabel="predicted", ylabel="true share", title=title)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
     return path
+
+
+def draw_all(
+    folder: Path, task: Task, results: Sequence[Result], metrics: Sequence[str]
+) -> list[Path]:
+    """All figures of a task; returns their files."""
+    made = []
+    for metric in metrics:
+        if any(metric in one.metrics for one in results):
+            path = folder / f"{task.name}_{metric.replace('.', '_')}.png"
+            made.append(label_efficiency(path, task, results, metric))
+    draw = density_figure if task.kind == "density" else reliability_figure
+    what = "scatter" if task.kind == "density" else "reliability"
+    for one in results:
+        if one.shown is not None:
+            parts = [task.name, one.model, one.features, one.encoder or ""]
+            path = folder / f"{'_'.join(filter(None, parts))}_{what}.png".replace("+", "_")
+            made.append(draw(path, task, one.shown, " ".join(parts).strip()))
+    return made

@@ -13,8 +13,9 @@ from astropt_db.errors import ConfigurationError
 from astropt_db.predict import linear, mlp
 from astropt_db.predict.features import Batch
 from astropt_db.predict.mixture import fit_recalibration, target_grid
-from astropt_db.predict.models import Model, Neighbours
+from astropt_db.predict.models import Model, Neighbours, Network, mixture_from
 from astropt_db.predict.novelty import fit_novelty
+from astropt_db.predict.pooling import choose_weights
 from astropt_db.predict.predictor import Density, Logits, Predictor
 from astropt_db.predict.scaling import Scaler, fit_scaler
 from astropt_db.predict.tasks import Task
@@ -27,6 +28,9 @@ Float64 = NDArray[np.float64]
 COMPONENTS = 3
 LEAST_SCALE = 0.005
 NEIGHBOURS = 20
+SIGHTS = (mlp.Sight(False, 0.0), mlp.Sight(True, 0.0), mlp.Sight(True, 0.3))
+"""Of the members of an ensemble, beside all fluxes."""
+
 _KNN_COMPONENTS = 32
 _NOVELTY_SAMPLE = 20_000
 _LEAST_CALIBRATION = 20
@@ -53,6 +57,16 @@ class Labelled:
     def take(self, rows: NDArray[Any] | slice) -> Labelled:
         """Some of the sources."""
         return Labelled(self.batch.take(rows), self.targets[rows])
+
+    def joined(self, other: Labelled) -> Labelled:
+        """These and other sources."""
+        one, two = self.batch, other.batch
+        batch = Batch(
+            np.concatenate([one.object_id, two.object_id]),
+            np.concatenate([one.embedding, two.embedding]),
+            np.concatenate([one.flux, two.flux]),
+        )
+        return Labelled(batch, np.concatenate([self.targets, other.targets]))
 
 
 @dataclass
@@ -93,10 +107,12 @@ def fit(
     """
     if head not in HEADS:
         raise ConfigurationError(f"there is no head {head!r}; there are: {', '.join(HEADS)}")
+    if len(calibration) < _LEAST_CALIBRATION:  # too few to calibrate on: rather learn from them
+        train, calibration = train.joined(calibration), calibration.take(slice(0, 0))
     rng = np.random.default_rng(seed)
     scaler = fit_scaler(train.batch)
     make = _fit_density if task.kind == "density" else _fit_logits
-    fitted = make(task, head, scaler, train, calibration, rng, seed, settings or mlp.Settings())
+    fitted = make(task, head, scaler, train, calibration, rng, seed, settings or settings_for(task))
     if novelty:
         sample = rng.permutation(len(train))[:_NOVELTY_SAMPLE]
         description = fit_novelty(
@@ -136,9 +152,7 @@ def _fit_density(
             target[:, None].astype(np.float32),
             3 * components,
             mlp.mixture_loss(LEAST_SCALE, components),
-            # Fluxes alone tell most of redshift and mass; a member without the embedding keeps
-            # the ensemble from being worse than they are.
-            replace(settings, flux_members=settings.flux_members or settings.members // 3),
+            _with_sights(settings, train.batch),
             seed,
         )
     else:
@@ -155,11 +169,55 @@ def _fit_density(
         fit_recalibration(np.empty(0)),
     )
     predictor = Predictor(task, head, scaler, model, link)
+    truth = calibration.targets[:, 0].astype(np.float64)
+    if isinstance(model, Network):
+        predictor, notes = _pooled(predictor, model, calibration.batch, truth)
+        assert isinstance(predictor.link, Density)
+        link = predictor.link
     if len(calibration) >= _LEAST_CALIBRATION:
-        truth = calibration.targets[:, 0].astype(np.float64)
         pit = predictor.pit(calibration.batch, truth)
         link = replace(link, calibration=fit_recalibration(pit))
     return Fitted(replace(predictor, link=link), notes)
+
+
+def settings_for(task: Task) -> mlp.Settings:
+    """Of the network, by kind of task; how they were chosen stands in docs/results.md."""
+    if task.kind == "density":
+        return mlp.Settings(widths=(128, 64, 32), dropout=0.0, learning_rate=1e-2)
+    return mlp.Settings()
+
+
+def _with_sights(settings: mlp.Settings, batch: Batch) -> mlp.Settings:
+    """Members that see more or less of the embedding, where it stands beside fluxes.
+
+    Fluxes alone tell most of redshift and mass, and hundreds of image features make it easy to
+    learn too much; which members help is chosen by :mod:`.pooling`.
+    """
+    if settings.sights:
+        return settings
+    if not batch.flux.shape[1] or not batch.embedding.shape[1]:
+        return replace(settings, members=2 * settings.members)
+    sights = tuple(one for one in SIGHTS for _ in range(2))
+    return replace(settings, sights=sights, members=len(sights))
+
+
+def _pooled(
+    predictor: Predictor, model: Network, batch: Batch, truth: Float64
+) -> tuple[Predictor, dict[str, float]]:
+    """The predictor with the weights of its members chosen on the calibration split."""
+    link = predictor.link
+    assert isinstance(link, Density)
+    members = len(model.layers[0][0])
+    raw = predictor.raw(batch).reshape(len(batch), members, -1)
+    alone = [
+        mixture_from(np.ascontiguousarray(raw[:, k]), link.components, link.least_scale, link.share)
+        for k in range(members)
+    ]
+    share = choose_weights(alone, predictor.scaled(truth), link.grid)
+    used = np.flatnonzero(share)
+    notes = {f"member_{k}": round(float(one), 4) for k, one in enumerate(share)}
+    model = model.take(used)
+    return replace(predictor, model=model, link=replace(link, share=share[used])), notes
 
 
 def _fit_logits(
@@ -192,7 +250,7 @@ def _fit_logits(
     link = Logits(members, np.ones(width, np.float32), np.zeros(width, np.float32), known)
     predictor = Predictor(task, head, scaler, model, link)
     if len(calibration) >= _LEAST_CALIBRATION:
-        raw = model.raw(scaler(calibration.batch))
+        raw = predictor.raw(calibration.batch)
         logits = raw.reshape(len(raw), members, -1).mean(axis=1)
         link = _calibrate(logits, calibration.targets, link, softmax)
     return Fitted(replace(predictor, link=link), notes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from astropt_db.predict.features import Batch
-from astropt_db.predict.models import Linear
+from astropt_db.predict.models import Linear, raw_output
 from astropt_db.predict.scaling import Scaler, blocks
 
 Float32 = NDArray[np.float32]
@@ -70,7 +70,7 @@ def accumulate(
     for part in blocks(len(batch)):
         x = np.ones((part.stop - part.start, p), np.float32)
         x[:, :-1] = scaler(batch.take(part))
-        y = targets[part]
+        y = targets[part].astype(np.float32)  # products of single precision are twice as fast
         for one, rows in zip(sums, (~held[part], held[part]), strict=True):
             if rows.any():
                 some, wanted = x[rows], y[rows]
@@ -126,7 +126,7 @@ def fit_regression(
     centre = Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
     size = np.empty(len(batch))
     for part in blocks(len(batch)):
-        residual = target[part] - centre.raw(scaler(batch.take(part)))[:, 0]
+        residual = target[part] - raw_output(centre, scaler(batch.take(part)))[:, 0]
         size[part] = np.log(np.abs(residual) + 1e-3)
     moments = accumulate_moment(batch, scaler, size, held)
     for one, (moment, squares) in zip((learn, choose), moments, strict=True):
@@ -151,8 +151,9 @@ def accumulate_moment(
         x = np.ones((part.stop - part.start, p), np.float32)
         x[:, :-1] = scaler(batch.take(part))
         for (moment, squares), rows in zip(sums, (~held[part], held[part]), strict=True):
-            moment += x[rows].T @ target[part][rows, None]
-            squares += (target[part][rows] ** 2).sum()
+            wanted = np.where(rows, target[part], 0.0)
+            moment += x.T @ wanted[:, None].astype(np.float32)
+            squares += (wanted**2).sum()
     return sums
 
 
@@ -216,7 +217,7 @@ class _Loss:
         loss, gradient = 0.0, np.zeros_like(weights)
         for part in blocks(len(self.batch)):
             x = self.scaler(self.batch.take(part))
-            one, slope = self._block(head.raw(x), part)
+            one, slope = self._block(raw_output(head, x), part)
             loss += one
             gradient[:-1] += x.T @ slope
             gradient[-1] += slope.sum(axis=0)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from astropt_db.predict.directions import find_directions
 from astropt_db.predict.features import Batch
 from astropt_db.predict.models import Network
 from astropt_db.predict.scaling import Scaler, blocks
@@ -23,11 +24,29 @@ from astropt_db.predict.scaling import Scaler, blocks
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 Loss = Callable[[Tensor, Tensor], Tensor]
+"""From raw outputs ``(members, n, outputs)`` and targets ``(members, n, t)`` to ``(members,)``."""
+
 WIDTHS = (64, 32, 16)
 _IN_MEMORY = 150_000_000
 _ONE_THREAD = 50_000
 _MOMENTUM, _EPSILON = 0.1, 1e-5
 """Of batch normalisation, torch's own."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a member of the ensemble sees of the embedding, beside all fluxes.
+
+    Attributes
+    ----------
+    directions
+        Whether it sees what :mod:`.directions` makes of the embedding.
+    share
+        Of the principal components, the leading ones.
+    """
+
+    directions: bool
+    share: float
 
 
 @dataclass(frozen=True)
@@ -52,8 +71,8 @@ class Settings:
         Share of the labels held back.
     labels_per_component
         Labels for each principal component of the embedding that the network sees.
-    flux_members
-        Members that see the fluxes alone where there are both.
+    sights
+        What each member sees where there are embedding and fluxes; members are as many.
     """
 
     members: int = 3
@@ -66,18 +85,18 @@ class Settings:
     patience: int = 8
     held: float = 0.12
     labels_per_component: int = 80
-    flux_members: int = 0
+    sights: tuple[Sight, ...] = ()
 
 
 def mixture_loss(least_scale: float, components: int) -> Loss:
     """Negative log likelihood of a mixture of logistic components."""
 
     def loss(raw: Tensor, target: Tensor) -> Tensor:
-        logits, centre, log_scale = raw.reshape(len(raw), 3, components).unbind(1)
+        logits, centre, log_scale = raw.unflatten(2, (3, components)).unbind(2)
         scale = least_scale + torch.exp(log_scale.clamp(-20, 10))
-        z = (target[:, :1] - centre) / scale
-        density = -z.abs() - 2 * nn.functional.softplus(-z.abs()) - torch.log(scale)
-        return -torch.logsumexp(torch.log_softmax(logits, 1) + density, dim=1).mean()
+        z = ((target[..., :1] - centre) / scale).abs()
+        density = -z - 2 * nn.functional.softplus(-z) - torch.log(scale)
+        return -torch.logsumexp(torch.log_softmax(logits, 2) + density, dim=2).mean(dim=1)
 
     return loss
 
@@ -87,9 +106,7 @@ def share_loss(raw: Tensor, target: Tensor) -> Tensor:
     present = torch.isfinite(target)
     clean = torch.where(present, target, torch.zeros_like(target))
     each = nn.functional.binary_cross_entropy_with_logits(raw, clean, reduction="none")
-    number = present.sum(dim=0)
-    means = (each * present).sum(dim=0) / number.clamp_min(1)
-    return means[number > 0].sum() if bool((number > 0).any()) else raw.sum() * 0.0
+    return ((each * present).sum(dim=1) / present.sum(dim=1).clamp_min(1)).sum(dim=1)
 
 
 def class_loss(weights: Float32) -> Loss:
@@ -97,7 +114,9 @@ def class_loss(weights: Float32) -> Loss:
     tensor = torch.from_numpy(weights)
 
     def loss(raw: Tensor, target: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(raw, target.argmax(dim=1), weight=tensor)
+        weighted = target * tensor
+        entropy = -(torch.log_softmax(raw, dim=2) * weighted).sum(dim=(1, 2))
+        return entropy / weighted.sum(dim=(1, 2))
 
     return loss
 
@@ -195,16 +214,24 @@ def fit_network(
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     reduction = _reduction(batch, scaler, settings)
+    inputs = scaler(batch) @ reduction if len(batch) * scaler.width <= _IN_MEMORY else None
+    if settings.sights:
+        directions = find_directions(batch, scaler, targets[:, 0], rng)
+        reduction = np.concatenate([directions.weight, reduction], axis=1)
+        if inputs is not None:
+            inputs = np.concatenate([directions.values, inputs], axis=1)
     net = Ensemble(settings.members, reduction.shape[1], outputs, settings, generator)
-    if settings.flux_members and reduction.shape[1] > batch.flux.shape[1] > 0:
-        fluxes = reduction.shape[1] - (scaler.width - batch.embedding.shape[1])
-        net.get_buffer("sees")[: settings.flux_members, :fluxes] = 0.0
+    components = reduction.shape[1] - (scaler.width - batch.embedding.shape[1])
+    for sight, seen in zip(settings.sights, net.get_buffer("sees"), strict=False):
+        seen[: directions.number] = float(sight.directions)
+        last = directions.number + round((components - directions.number) * sight.share)
+        seen[last:components] = 0.0
     # Products this small are slower on several threads, and sums then depend on their number.
     threads = torch.get_num_threads()
     if len(batch) < _ONE_THREAD:
         torch.set_num_threads(1)
     try:
-        _train(net, _Rows(batch, scaler, targets, reduction), loss, settings, rng)
+        _train(net, _Rows(batch, scaler, targets, reduction, inputs), loss, settings, rng)
     finally:
         torch.set_num_threads(threads)
     (weight, bias), *others = net.folded().layers
@@ -236,11 +263,17 @@ def _reduction(batch: Batch, scaler: Scaler, settings: Settings) -> Float32:
 class _Rows:
     """Scaled features and targets of some rows; kept in memory where they are few."""
 
-    def __init__(self, batch: Batch, scaler: Scaler, targets: Float32, reduction: Float32) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        scaler: Scaler,
+        targets: Float32,
+        reduction: Float32,
+        inputs: Float32 | None,
+    ) -> None:
         self.batch, self.scaler, self.reduction = batch, scaler, reduction
         self.targets = torch.from_numpy(np.ascontiguousarray(targets, np.float32))
-        small = len(batch) * scaler.width <= _IN_MEMORY
-        self.features = torch.from_numpy(scaler(batch) @ reduction) if small else None
+        self.features = None if inputs is None else torch.from_numpy(inputs)
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -278,7 +311,7 @@ def _train(
                 continue
             features, targets = rows.take(some)
             optimiser.zero_grad()
-            value = _total(net(features), targets, loss)
+            value = loss(net(features), targets).sum()
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimiser.step()
@@ -295,10 +328,6 @@ def _train(
     net.eval()
 
 
-def _total(raw: Tensor, targets: Tensor, loss: Loss) -> Tensor:
-    return torch.stack([loss(one, two) for one, two in zip(raw, targets, strict=True)]).sum()
-
-
 @torch.no_grad()
 def _held_loss(net: Ensemble, rows: _Rows, held: Int64, loss: Loss) -> NDArray[np.float64]:
     """Loss of each member on the rows that it holds back."""
@@ -307,8 +336,6 @@ def _held_loss(net: Ensemble, rows: _Rows, held: Int64, loss: Loss) -> NDArray[n
     for start in range(0, held.shape[1], 4096):
         some = held[:, start : start + 4096]
         features, targets = rows.take(some)
-        raw = net(features)
-        each = [float(loss(one, two)) for one, two in zip(raw, targets, strict=True)]
-        total += np.array(each) * some.shape[1]
+        total += loss(net(features), targets).numpy() * some.shape[1]
     total /= max(held.shape[1], 1)
     return np.where(np.isfinite(total), total, np.inf)

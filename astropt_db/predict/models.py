@@ -1,4 +1,4 @@
-"""Trained heads as plain arrays: applying one needs NumPy alone.
+"""Trained heads as plain arrays.
 
 A head maps scaled features to a raw output: for numbers the parameters of a mixture, for shares
 and classes one logit each.
@@ -25,8 +25,11 @@ _BLOCK = 4096
 class Model(Protocol):
     """A trained head."""
 
-    def raw(self, x: Float32) -> Float32:
-        """Raw output ``(n, outputs)`` of scaled features ``(n, p)``."""
+    def entry(self) -> tuple[Float32, Float32]:
+        """The product that a head starts with: weights ``(p, q)`` on scaled features, bias."""
+
+    def finish(self, hidden: Float32) -> Float32:
+        """Raw output ``(n, outputs)`` from the result of that product ``(n, q)``."""
 
     def tensors(self) -> Tensors:
         """All that was learned."""
@@ -45,9 +48,13 @@ class Linear:
     weight: Float32
     bias: Float32
 
-    def raw(self, x: Float32) -> Float32:
+    def entry(self) -> tuple[Float32, Float32]:
+        """All there is."""
+        return self.weight, self.bias
+
+    def finish(self, hidden: Float32) -> Float32:
         """Raw output ``(n, outputs)``."""
-        return np.asarray(x @ self.weight + self.bias, np.float32)
+        return hidden
 
     def tensors(self) -> Tensors:
         """All that was learned."""
@@ -67,14 +74,14 @@ class Network:
 
     layers: tuple[tuple[Float32, Float32], ...]
 
-    def raw(self, x: Float32) -> Float32:
+    def entry(self) -> tuple[Float32, Float32]:
+        """All members' first layers in one product, which is where the time goes."""
+        weight, bias = self.layers[0]
+        return np.concatenate(list(weight), axis=1), bias.ravel()
+
+    def finish(self, hidden: Float32) -> Float32:
         """Raw outputs of all members side by side, ``(n, members * outputs)``."""
-        first, bias = self.layers[0]
-        members, width = first.shape[0], first.shape[2]
-        # All members' first layers are one product, which is where the time goes.
-        joined = np.concatenate(list(first), axis=1)
-        hidden = x @ joined
-        hidden += bias.ravel()
+        members, _, width = self.layers[0][0].shape
         parts = []
         for member in range(members):
             state = np.ascontiguousarray(hidden[:, member * width : (member + 1) * width])
@@ -84,6 +91,10 @@ class Network:
                 state += offset[member]
             parts.append(state)
         return np.concatenate(parts, axis=1)
+
+    def take(self, members: NDArray[np.intp]) -> Network:
+        """Some of the members."""
+        return Network(tuple((weight[members], bias[members]) for weight, bias in self.layers))
 
     def tensors(self) -> Tensors:
         """All that was learned."""
@@ -117,19 +128,22 @@ class Neighbours:
     k: int
     keep: bool
 
-    def raw(self, x: Float32) -> Float32:
+    def entry(self) -> tuple[Float32, Float32]:
+        """To the space of comparison."""
+        return self.projection, np.zeros(self.projection.shape[1], np.float32)
+
+    def finish(self, hidden: Float32) -> Float32:
         """Neighbours' outputs side by side ``(n, k * outputs)``, or their logit means."""
-        place = x @ self.projection
         norm = np.einsum("ij,ij->i", self.examples, self.examples)
         parts = []
-        for start in range(0, len(place), _BLOCK):
-            one = place[start : start + _BLOCK]
+        for start in range(0, len(hidden), _BLOCK):
+            one = hidden[start : start + _BLOCK]
             distance = norm - 2.0 * (one @ self.examples.T)
             nearest = np.argpartition(distance, self.k - 1, axis=1)[:, : self.k]
             parts.append(self.values[nearest])
         found = np.concatenate(parts) if parts else np.empty((0, self.k, self.values.shape[1]))
         if self.keep:
-            return np.asarray(found.reshape(len(x), -1), np.float32)
+            return np.asarray(found.reshape(len(hidden), -1), np.float32)
         present = np.isfinite(found)
         # One vote for either side keeps shares off 0 and 1.
         total = np.where(present, found, 0.0).sum(axis=1) + 0.5
@@ -145,6 +159,12 @@ class Neighbours:
             "k": np.array([self.k], np.int64),
             "keep": np.array([self.keep]),
         }
+
+
+def raw_output(model: Model, x: Float32) -> Float32:
+    """Raw output ``(n, outputs)`` of scaled features ``(n, p)``."""
+    weight, bias = model.entry()
+    return model.finish(np.asarray(x @ weight + bias, np.float32))
 
 
 def model_from(head: str, tensors: Mapping[str, NDArray[Any]]) -> Model:
@@ -172,12 +192,19 @@ def model_from(head: str, tensors: Mapping[str, NDArray[Any]]) -> Model:
     raise DatabaseError(f"a predictor has the unknown head {head!r}; upgrade astropt-db")
 
 
-def mixture_from(raw: Float32, components: int, least_scale: float) -> Mixture:
-    """Read raw output ``(n, members * 3 * components)`` as a mixture of all members."""
+def mixture_from(raw: Float32, components: int, least_scale: float, share: Float32) -> Mixture:
+    """Read raw output ``(n, members * 3 * components)`` as a mixture of all members.
+
+    Parameters
+    ----------
+    share
+        Weight of each member, summing to 1; or one number, which all members share.
+    """
     parts = raw.reshape(len(raw), -1, 3, components)
     logits = parts[:, :, 0]
     weight = np.exp(logits - logits.max(axis=2, keepdims=True))
-    weight /= weight.sum(axis=2, keepdims=True) * parts.shape[1]
+    share = share if len(share) > 1 else share / np.float32(parts.shape[1])
+    weight *= share[:, None] / weight.sum(axis=2, keepdims=True)
     scale = least_scale + np.exp(np.clip(parts[:, :, 2], -20, 10))
     flat = (len(raw), -1)
     return Mixture(

@@ -37,17 +37,16 @@ class Novelty:
     centres: Float32
     limit: float
 
-    def distance(self, x: Float32) -> Float32:
-        """Squared distance to the nearest centre, ``(n,)``."""
-        place = x @ self.projection
+    def distance(self, place: Float32) -> Float32:
+        """Squared distance of components ``(n, q)`` to the nearest centre, ``(n,)``."""
         norm = np.einsum("ij,ij->i", place, place)
         own = np.einsum("ij,ij->i", self.centres, self.centres)
         nearest = (own - 2.0 * (place @ self.centres.T)).min(axis=1)
         return np.asarray(norm + nearest, np.float32)
 
-    def is_new(self, x: Float32) -> NDArray[np.bool_]:
-        """Whether each source is unlike the training set, ``(n,)``."""
-        return np.asarray(self.distance(x) > self.limit)
+    def is_new(self, place: Float32) -> NDArray[np.bool_]:
+        """Whether each source, by its components, is unlike the training set, ``(n,)``."""
+        return np.asarray(self.distance(place) > self.limit)
 
 
 def fit_novelty(x: Float32, calibration: Float32, embedding_width: int, seed: int) -> Novelty:
@@ -81,7 +80,7 @@ def fit_novelty(x: Float32, calibration: Float32, embedding_width: int, seed: in
     centres = np.asarray(clusters.cluster_centers_, np.float32)
     unlimited = Novelty(projection, centres, np.inf)
     reference = calibration if len(calibration) else x
-    limit = float(np.quantile(unlimited.distance(reference), QUANTILE))
+    limit = float(np.quantile(unlimited.distance(reference @ projection), QUANTILE))
     return Novelty(projection, centres, limit)
 
 

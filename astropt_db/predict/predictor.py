@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from astropt_db.predict.features import Batch
 from astropt_db.predict.mixture import PROBABILITIES, Mixture, Recalibration, Summary
 from astropt_db.predict.models import Model, mixture_from, model_from
 from astropt_db.predict.novelty import Novelty
+from astropt_db.predict.parallel import map_blocks
 from astropt_db.predict.scaling import Scaler
 from astropt_db.predict.tasks import Task
 
@@ -46,6 +47,8 @@ class Density:
         Scaled values where distributions are tabulated.
     calibration
         Between predicted and true probabilities.
+    share
+        Weight of each member; one number where all count the same.
     """
 
     components: int
@@ -54,6 +57,7 @@ class Density:
     deviation: float
     grid: Float32
     calibration: Recalibration
+    share: Float32 = field(default_factory=lambda: np.ones(1, np.float32))
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,25 @@ class Logits:
     gain: Float32
     shift: Float32
     known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """First product of a head, and the components of novelty, with the scaling folded in."""
+
+    scaler: Scaler
+    vectors: Float32
+    light: Float32
+    bias: Float32
+    width: int
+
+    def __call__(self, batch: Batch) -> tuple[Float32, Float32]:
+        """Input of the head's second step ``(n, width)``, and components ``(n, q)``."""
+        found = self.scaler.light(batch) @ self.light
+        if len(self.vectors):
+            found += batch.vectors() @ self.vectors
+        found += self.bias
+        return found[:, : self.width], found[:, self.width :]
 
 
 @dataclass(frozen=True)
@@ -103,10 +126,15 @@ class Predictor:
 
     def predict(self, batch: Batch) -> Columns:
         """Columns of the prediction table, without keys; arrays ``(n,)`` or ``(n, k)``."""
-        x = self.scaler(batch)
-        new = self.novelty.is_new(x) if self.novelty else np.zeros(len(batch), np.bool_)
+        entry = self._entry(batch.embedding.shape[1])
+        parts = map_blocks(lambda rows: self._block(batch.take(rows), entry), len(batch))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _block(self, batch: Batch, entry: _Entry) -> Columns:
+        hidden, place = entry(batch)
+        new = self.novelty.is_new(place) if self.novelty else np.zeros(len(batch), np.bool_)
         columns: Columns = {"is_extrapolated": new}
-        raw = self.model.raw(x)
+        raw = self.model.finish(hidden)
         if isinstance(self.link, Density):
             return columns | self._density_columns(self._mixture(raw))
         names = self.task.outputs
@@ -114,13 +142,28 @@ class Predictor:
             names = tuple(f"prob_{name}" for name in names)
         return columns | dict(zip(names, self.probabilities(raw).T, strict=True))
 
+    def _entry(self, d: int) -> _Entry:
+        weight, bias = self.model.entry()
+        width = weight.shape[1]
+        if self.novelty is not None:
+            weight = np.concatenate([weight, self.novelty.projection], axis=1)
+            bias = np.concatenate([bias, np.zeros(weight.shape[1] - width, np.float32)])
+        vectors, offset = self.scaler.folded(weight, d)
+        return _Entry(self.scaler, vectors, weight[d:], bias + offset, width)
+
+    def raw(self, batch: Batch) -> Float32:
+        """What the head gives before anything is read into it, ``(n, outputs)``."""
+        entry = self._entry(batch.embedding.shape[1])
+        parts = map_blocks(lambda rows: self.model.finish(entry(batch.take(rows))[0]), len(batch))
+        return np.concatenate(parts)
+
     def mixture(self, batch: Batch) -> Mixture:
         """Uncalibrated distributions in scaled units."""
-        return self._mixture(self.model.raw(self.scaler(batch)))
+        return self._mixture(self.raw(batch))
 
     def _mixture(self, raw: Float32) -> Mixture:
         assert isinstance(self.link, Density)
-        return mixture_from(raw, self.link.components, self.link.least_scale)
+        return mixture_from(raw, self.link.components, self.link.least_scale, self.link.share)
 
     def scaled(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Values of the target in scaled units."""
@@ -194,6 +237,7 @@ def to_bytes(predictor: Predictor) -> bytes:
             "link.grid": link.grid,
             "link.predicted": link.calibration.predicted,
             "link.true": link.calibration.true,
+            "link.share": link.share,
         }
     else:
         facts["members"] = link.members
@@ -239,6 +283,7 @@ def from_bytes(task: Task, raw: bytes) -> Predictor:
             facts["deviation"],
             tensors["link.grid"],
             calibration,
+            tensors.get("link.share", np.ones(1, np.float32)),
         )
     else:
         link = Logits(

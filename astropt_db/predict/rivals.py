@@ -29,7 +29,7 @@ def tree_features(batch: Batch) -> Float32:
 
     Trees split one column at a time, so they cannot form colours on their own.
     """
-    light = batch.matrix()[:, batch.embedding.shape[1] :]
+    light = batch.light()
     bands = light[:, : len(FLUXES) - 1]
     return np.concatenate([light, np.diff(bands, axis=1)], axis=1)
 

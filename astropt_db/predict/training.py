@@ -9,9 +9,8 @@ from astropt_db.database.connect import Database, connect
 from astropt_db.database.encoders import find_encoder
 from astropt_db.predict.data import check_trainable, find_label_sets, load_labelled
 from astropt_db.predict.features import Features, View
-from astropt_db.predict.fitting import HeadName, fit
+from astropt_db.predict.fitting import HeadName, fit, settings_for
 from astropt_db.predict.metrics import Metrics
-from astropt_db.predict.mlp import Settings
 from astropt_db.predict.scoring import score
 from astropt_db.predict.store import Training, store
 from astropt_db.predict.tasks import Task
@@ -87,7 +86,7 @@ def train(
         check_trainable(task, request.label_sets, learn)
         rest = load_labelled(connection, task, view, sets, ["calibration"], request.where)
     say(f"learning {task.name} from {len(learn):,} sources, calibrating on {len(rest):,}")
-    settings = Settings()
+    settings = settings_for(task)
     fitted = fit(task, request.head, learn, rest, request.seed, settings)
     chosen = dict(fitted.notes) | (asdict(settings) if request.head == "mlp" else {})
     ids, n_calibration = learn.batch.object_id, len(rest)

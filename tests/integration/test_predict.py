@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
+import qp
 from commands import run, select
 from conftest import temporary_database
 from source_database import Sources, add_sources, draw_sources, write_csv
@@ -103,8 +103,10 @@ def metrics(database: Database, task: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("head", ["linear", "mlp", "knn"])
 def test_redshifts_are_learned_and_their_intervals_hold(
-    database: Database, world: World, head: str
+    database: Database, world: World, head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quick = Settings(members=2, epochs=12, widths=(32, 16), learning_rate=1e-2)
+    monkeypatch.setattr("astropt_db.predict.training.settings_for", lambda task: quick)
     out = do(database, "train", "photoz", "--labels", "truth", "--head", head)
     assert "predictor 1 for photoz" in out
     found = metrics(database, "photoz")
@@ -132,6 +134,25 @@ def test_redshifts_are_learned_and_their_intervals_hold(
     )
     assert tuple(levels) == PROBABILITIES
     assert len(quantiles) == len(PROBABILITIES)
+
+
+def test_qp_reads_the_stored_quantiles_back(database: Database) -> None:
+    do(database, "train", "photoz", "--labels", "truth", "--head", "linear")
+    do(database, "predict", "photoz")
+    ((levels,),) = select(database, "SELECT probabilities FROM astropt.predictor")
+    rows = select(
+        database,
+        "SELECT z_quantiles, z_median, z_lower_68, z_upper_68, z_lower_95, z_upper_95 "
+        "FROM astropt.photoz_all",
+    )
+    stored = np.array([row[0] for row in rows])
+    ensemble = qp.Ensemble(qp.quant, data={"quants": np.array(levels), "locs": stored})
+    assert ensemble.npdf == N
+    wanted = np.array([[0.025, 0.16, 0.5, 0.84, 0.975]])  # qp sorts them
+    columns = np.array([[row[4], row[2], row[1], row[3], row[5]] for row in rows])
+    np.testing.assert_allclose(ensemble.ppf(wanted), columns, atol=1e-3)
+    cumulative = np.array([ensemble[k].cdf(stored[k, [2, 12, 22]]).ravel() for k in range(20)])
+    np.testing.assert_allclose(cumulative, np.tile([0.025, 0.5, 0.975], (20, 1)), atol=5e-3)
 
 
 def test_training_never_reads_the_test_split(
@@ -256,8 +277,8 @@ def test_sources_unlike_the_training_set_are_flagged(database: Database) -> None
 def test_the_same_seed_gives_the_same_predictor(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = partial(Settings, members=2, epochs=3)
-    monkeypatch.setattr("astropt_db.predict.training.Settings", quick)
+    quick = Settings(members=2, epochs=3)
+    monkeypatch.setattr("astropt_db.predict.training.settings_for", lambda task: quick)
     for seed in (3, 3, 4):
         do(database, "train", "photoz", "--labels", "truth", "--head", "mlp", "--seed", seed)
     one, two, three = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import qp
 from scipy.stats import logistic
 
 from astropt_db.predict import metrics
@@ -79,7 +80,6 @@ def test_too_few_to_calibrate_on_change_nothing() -> None:
 
 
 def test_qp_reads_the_quantiles_back() -> None:
-    qp = pytest.importorskip("qp")
     centre, scale = np.array([0.5, 1.0]), np.array([0.03, 0.06])
     summary = summarise(one_component(centre, scale), target_grid(np.array([0.0, 2.0])), IDENTITY)
     ensemble = qp.Ensemble(
