@@ -371,7 +371,7 @@ def test_evaluation_compares_on_one_test_set(
     out = do(
         database, "evaluate", "--tasks", "photoz", "--labels", "photoz=truth", "--heads",
         heads, "--fractions", "10,100", "--seeds", seeds, "--figures", tmp_path,
-        "--format", "csv",
+        "--format", "csv", "--processes", 1,
     )  # fmt: skip
     assert out.startswith("task,model,encoder,features,percent,n_train,n_test,metric,mean")
     rows = select(
@@ -388,6 +388,26 @@ def test_evaluation_compares_on_one_test_set(
         assert few[6] < all_labels[6]
     assert figures["linear", "embedding+flux", 100][7] < figures["trees", "flux", 10][7]
     assert (tmp_path / "photoz_nmad.png").stat().st_size > 5000
+    assert (tmp_path / f"photoz_{heads.split(',')[-1]}_embedding_flux_one_scatter.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_evaluation_on_two_processes_gives_the_same_figures(database: Database) -> None:
+    query = (
+        "SELECT model, features, seed, metric, value FROM astropt.evaluation WHERE run_id = "
+        "(SELECT max(run_id) FROM astropt.evaluation) ORDER BY 1, 2, 3, 4"
+    )
+    found = []
+    for processes in (1, 2):
+        do(
+            database, "evaluate", "--labels", "photoz=truth", "--heads", "linear", "--fractions",
+            "20", "--seeds", 2, "--processes", processes,
+        )  # fmt: skip
+        found.append(select(database, query))
+    assert [row[:4] for row in found[0]] == [row[:4] for row in found[1]]
+    np.testing.assert_allclose(
+        [row[4] for row in found[0]], [row[4] for row in found[1]], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_evaluation_refuses_what_it_does_not_know(database: Database) -> None:
