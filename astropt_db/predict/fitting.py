@@ -196,7 +196,7 @@ def _with_sights(settings: mlp.Settings, batch: Batch) -> mlp.Settings:
     if settings.sights:
         return settings
     if not batch.flux.shape[1] or not batch.embedding.shape[1]:
-        return replace(settings, members=2 * settings.members)
+        return replace(settings, members=4)
     sights = tuple(one for one in SIGHTS for _ in range(2))
     return replace(settings, sights=sights, members=len(sights))
 

@@ -24,9 +24,9 @@ PROBABILITIES = (
 )  # fmt: skip
 """Cumulative probabilities of the stored quantiles."""
 
-GRID = 128
+GRID = 96
 _MARGIN = 0.15
-_BLOCK = 256
+_BLOCK = 1024
 _PER_KNOT = 12
 _MOST_KNOTS = 24
 ODDS_WIDTH = 0.06

@@ -234,7 +234,12 @@ def fit_network(
         _train(net, _Rows(batch, scaler, targets, reduction, inputs), loss, settings, rng)
     finally:
         torch.set_num_threads(threads)
-    (weight, bias), *others = net.folded().layers
+    network = net.folded()
+    (weight, bias), *others = network.layers
+    p, q = reduction.shape
+    units = weight.shape[0] * weight.shape[2]
+    if q * (p + units) < p * units:  # two small products are quicker than one large one
+        return Network(network.layers, reduction)
     return Network(((np.asarray(reduction @ weight, np.float32), bias), *others))
 
 
@@ -242,7 +247,7 @@ def _reduction(batch: Batch, scaler: Scaler, settings: Settings) -> Float32:
     """Scaled features to those that the network sees, ``(p, q)``.
 
     The embedding is reduced to so many principal components as the labels can tell apart; the
-    rest of the features stay. The first layer takes the product in, so predicting is no slower.
+    rest of the features stay.
     """
     width = batch.embedding.shape[1]
     number = int(np.clip(len(batch) // settings.labels_per_component, 8, max(width, 8)))

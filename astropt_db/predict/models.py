@@ -70,18 +70,31 @@ class Network:
     layers
         For each layer, weights ``(members, width in, width out)`` and biases
         ``(members, width out)``.
+    reduction
+        Scaled features to those that the first layer sees, float32 ``(p, q)``; ``None`` if it
+        sees all.
     """
 
     layers: tuple[tuple[Float32, Float32], ...]
+    reduction: Float32 | None = None
 
     def entry(self) -> tuple[Float32, Float32]:
-        """All members' first layers in one product, which is where the time goes."""
+        """The reduction, or all members' first layers in one product."""
+        if self.reduction is not None:
+            return self.reduction, np.zeros(self.reduction.shape[1], np.float32)
+        return self._first()
+
+    def _first(self) -> tuple[Float32, Float32]:
         weight, bias = self.layers[0]
         return np.concatenate(list(weight), axis=1), bias.ravel()
 
     def finish(self, hidden: Float32) -> Float32:
         """Raw outputs of all members side by side, ``(n, members * outputs)``."""
         members, _, width = self.layers[0][0].shape
+        if self.reduction is not None:
+            weight, bias = self._first()
+            hidden = hidden @ weight
+            hidden += bias
         parts = []
         for member in range(members):
             state = np.ascontiguousarray(hidden[:, member * width : (member + 1) * width])
@@ -94,13 +107,16 @@ class Network:
 
     def take(self, members: NDArray[np.intp]) -> Network:
         """Some of the members."""
-        return Network(tuple((weight[members], bias[members]) for weight, bias in self.layers))
+        layers = tuple((weight[members], bias[members]) for weight, bias in self.layers)
+        return Network(layers, self.reduction)
 
     def tensors(self) -> Tensors:
         """All that was learned."""
         named: Tensors = {}
         for number, (weight, bias) in enumerate(self.layers):
             named[f"layer{number}.weight"], named[f"layer{number}.bias"] = weight, bias
+        if self.reduction is not None:
+            named["reduction"] = self.reduction
         return named
 
 
@@ -180,7 +196,8 @@ def model_from(head: str, tensors: Mapping[str, NDArray[Any]]) -> Model:
     if head == "mlp":
         number = sum(name.endswith(".weight") for name in tensors)
         names = [f"layer{k}" for k in range(number)]
-        return Network(tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in names))
+        layers = tuple((tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in names)
+        return Network(layers, tensors.get("reduction"))
     if head == "knn":
         return Neighbours(
             tensors["projection"],
