@@ -79,7 +79,7 @@ def evaluate(
 
     chosen = dict(_assignment(one) for one in labels)
     names = _split(encoders)
-    if not names:
+    if not names and set(_split(features)) != {"flux"}:
         with connect(database) as connection:
             names = [find_encoder(connection).name]
     rows: list[tuple[object, ...]] = []

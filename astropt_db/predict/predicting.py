@@ -8,6 +8,7 @@ at the primary key; the later one then finds its chunk done.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +83,23 @@ def predict(
             connection.commit()
         missing, wanted = _missing(connection, found, where)
         connection.commit()
-        written = extrapolated = 0
-        for start in range(0, len(missing), chunk):
-            columns = _one_chunk(connection, found, run_id, missing[start : start + chunk])
-            connection.commit()
-            written += len(columns["is_extrapolated"])
+    written = extrapolated = 0
+    parts = [missing[start : start + chunk] for start in range(0, len(missing), chunk)]
+    # Two connections: the next sources are read and predicted while the last ones are written.
+    with (
+        connect(database) as reading,
+        connect(database) as writing,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waiting = [pool.submit(_one_chunk, reading, found, part) for part in parts[:1]]
+        for number in range(len(parts)):
+            columns = waiting.pop().result()
+            if number + 1 < len(parts):
+                waiting.append(pool.submit(_one_chunk, reading, found, parts[number + 1]))
+            _write(writing, columns, found, run_id)
+            written += len(columns["object_id"])
             extrapolated += int(columns["is_extrapolated"].sum())
-            progress(min(start + chunk, len(missing)), len(missing))
+            progress(min((number + 1) * chunk, len(missing)), len(missing))
     return PredictReport(found.id, wanted, wanted - len(missing), written, extrapolated)
 
 
@@ -119,10 +130,8 @@ def _ids(cursor: psycopg.Cursor[Any], query: sql.Composable) -> Int64:
     return np.sort(np.concatenate(ids))
 
 
-def _one_chunk(
-    connection: psycopg.Connection[Any], found: store.Stored, run_id: int, ids: Int64
-) -> Columns:
-    """Predict and write some sources, in the connection's transaction."""
+def _one_chunk(connection: psycopg.Connection[Any], found: store.Stored, ids: Int64) -> Columns:
+    """Read and predict some sources."""
     task = found.predictor.task
     condition = sql.SQL(
         "s.object_id BETWEEN {low} AND {high} AND NOT EXISTS (SELECT FROM {table} AS p "
@@ -140,11 +149,21 @@ def _one_chunk(
             some = batch.take(np.isin(batch.object_id, ids))
             columns = found.predictor.predict(some)
             parts.append({"object_id": some.object_id, **columns})
-        if not parts:
-            return {"is_extrapolated": np.empty(0, np.bool_)}
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        copy_rows(cursor, sql.Identifier("astropt", task.table), _fields(joined, found, run_id))
-    return joined
+    connection.commit()
+    if not parts:
+        return {"object_id": np.empty(0, np.int64), "is_extrapolated": np.empty(0, np.bool_)}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _write(
+    connection: psycopg.Connection[Any], columns: Columns, found: store.Stored, run_id: int
+) -> None:
+    """Write predictions in a transaction of their own."""
+    if len(columns["object_id"]):
+        table = sql.Identifier("astropt", found.predictor.task.table)
+        with connection.cursor() as cursor:
+            copy_rows(cursor, table, _fields(columns, found, run_id))
+    connection.commit()
 
 
 def _fields(columns: Columns, found: store.Stored, run_id: int) -> list[Field]:
