@@ -40,7 +40,7 @@ class Directions:
     @property
     def number(self) -> int:
         """How many."""
-        return self.weight.shape[1]
+        return int(self.weight.shape[1])
 
 
 def find_directions(

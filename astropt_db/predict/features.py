@@ -68,7 +68,7 @@ class Batch:
 
     def light(self) -> Float32:
         """Softened logarithms of the fluxes, float32 ``(n, k)``, NaN in gaps."""
-        return np.arcsinh(self.flux / np.float32(SOFTENING_UJY))
+        return np.asarray(np.arcsinh(self.flux / np.float32(SOFTENING_UJY)), np.float32)
 
 
 @dataclass(frozen=True)

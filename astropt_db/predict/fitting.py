@@ -15,7 +15,7 @@ from astropt_db.predict.features import Batch
 from astropt_db.predict.mixture import fit_recalibration, target_grid
 from astropt_db.predict.models import Model, Neighbours, Network, mixture_from
 from astropt_db.predict.novelty import fit_novelty
-from astropt_db.predict.pooling import choose_weights
+from astropt_db.predict.pooling import LEAST_LABELS, choose_weights
 from astropt_db.predict.predictor import Density, Logits, Predictor
 from astropt_db.predict.scaling import Scaler, fit_scaler
 from astropt_db.predict.tasks import Task
@@ -208,6 +208,8 @@ def _pooled(
     link = predictor.link
     assert isinstance(link, Density)
     members = len(model.layers[0][0])
+    if len(batch) < LEAST_LABELS:
+        return predictor, {}
     raw = predictor.raw(batch).reshape(len(batch), members, -1)
     alone = [
         mixture_from(np.ascontiguousarray(raw[:, k]), link.components, link.least_scale, link.share)

@@ -92,7 +92,7 @@ def mixture_loss(least_scale: float, components: int) -> Loss:
     """Negative log likelihood of a mixture of logistic components."""
 
     def loss(raw: Tensor, target: Tensor) -> Tensor:
-        logits, centre, log_scale = raw.unflatten(2, (3, components)).unbind(2)
+        logits, centre, log_scale = raw.reshape(*raw.shape[:2], 3, components).unbind(2)
         scale = least_scale + torch.exp(log_scale.clamp(-20, 10))
         z = ((target[..., :1] - centre) / scale).abs()
         density = -z - 2 * nn.functional.softplus(-z) - torch.log(scale)

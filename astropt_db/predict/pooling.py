@@ -40,9 +40,6 @@ def choose_weights(
         Where distributions are tabulated, evenly spaced, ``(t,)``.
     """
     number = len(members)
-    equal = np.full(number, 1.0 / number)
-    if number == 1 or len(truth) < LEAST_LABELS:
-        return equal.astype(np.float32)
     cdf = np.stack([one.cdf_on(grid).ravel() for one in members]).astype(np.float64)
     step = (grid[:, None] >= truth).ravel().astype(np.float64)
     scale = float(grid[1] - grid[0]) / len(truth)
