@@ -388,7 +388,9 @@ def test_evaluation_compares_on_one_test_set(
         assert few[6] < all_labels[6]
     assert figures["linear", "embedding+flux", 100][7] < figures["trees", "flux", 10][7]
     assert (tmp_path / "photoz_nmad.png").stat().st_size > 5000
-    assert (tmp_path / f"photoz_{heads.split(',')[-1]}_embedding_flux_one_scatter.png").stat().st_size > 5000
+    assert (
+        tmp_path / f"photoz_{heads.split(',')[-1]}_embedding_flux_one_scatter.png"
+    ).stat().st_size > 5000
 
 
 @pytest.mark.slow
