@@ -44,6 +44,13 @@ class Sources(Table):  # type: ignore[misc]  # astropy has no types
 
     _catalogue: Catalogue | None = None
 
+    def __getitem__(self, item: Any) -> Any:
+        """As of any table; some of its rows or columns have their pictures too."""
+        part = super().__getitem__(item)
+        if isinstance(part, Sources):
+            part._catalogue = self._catalogue
+        return part
+
     def _repr_html_(self) -> str:
         """The first rows, each with its picture."""
         pictures: dict[int, bytes] = {}
