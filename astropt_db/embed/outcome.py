@@ -93,13 +93,16 @@ class Outcome:
         """Which sources have a vector that can be stored, bool ``(n,)``."""
         return np.asarray(~self.empty & self._finite & self._nonzero)
 
+    # NumPy has no fast instructions for float16, so its bits are compared (IEEE 754).
     @property
     def _finite(self) -> Bool:
-        return np.asarray(np.isfinite(self.vectors).all(axis=1))
+        exponents = self.vectors.view(np.uint16) & np.uint16(0x7C00)
+        return np.asarray(exponents.max(axis=1, initial=0) < 0x7C00)
 
     @property
     def _nonzero(self) -> Bool:
-        return np.asarray((self.vectors != 0).any(axis=1))
+        magnitudes = self.vectors.view(np.uint16) & np.uint16(0x7FFF)
+        return np.asarray(magnitudes.any(axis=1))
 
     def problems(self) -> list[dict[str, Any]]:
         """Sources without a vector, with reason and detail; few, so plain dictionaries."""

@@ -194,6 +194,9 @@ class Queue:
         queries = named_queries()
         try:
             with connection.transaction(), connection.cursor() as cursor:
+                # Vectors and the chunk's state are one transaction: if the server crashes before
+                # it is on disk both are gone, and the chunk is computed again.
+                cursor.execute("SET LOCAL synchronous_commit = off")
                 good = outcome.good
                 copy_vectors(
                     cursor,
@@ -204,7 +207,7 @@ class Queue:
                     outcome.flags[good],
                     outcome.missing[good],
                 )
-                problems = outcome.problems()
+                problems = [] if good.all() else outcome.problems()
                 if problems:
                     shared = self._values | {"tile": chunk.tile}
                     cursor.executemany(
