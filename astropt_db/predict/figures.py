@@ -23,7 +23,7 @@ _LABELS = {
 
 
 _PANELS = ("embedding", "embedding+flux", "flux")
-_OTHERS = {"trees": "tab:green", "paper_cnn": "tab:brown", "resnet": "tab:red"}
+_OTHERS = {"trees": "tab:gray", "paper_cnn": "tab:brown", "resnet": "tab:red"}
 
 
 def label_efficiency(path: Path, task: Task, results: Sequence[Result], metric: str) -> Path:
