@@ -98,7 +98,6 @@ embedding = sa.Table(
     sa.Column(
         "encoder_id",
         sa.Integer,
-        sa.ForeignKey("astropt.encoder.id"),
         primary_key=True,
         autoincrement=False,
         comment="encoder, see astropt.encoder; one partition for each [; meta.id]",
