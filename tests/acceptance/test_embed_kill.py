@@ -367,7 +367,7 @@ def test_a_full_disk(server, sample, nursery, small_disk):
     try:
         with temporary_database(server, sample.template) as url:
             database = Database(url)
-            with connect(database, autocommit=True) as connection:
+            with psycopg.connect(url, autocommit=True) as connection:
                 command = sql.SQL("ALTER TABLE {} SET TABLESPACE small")
                 connection.execute(command.format(sample.encoder.partition))
             with contextlib.suppress(OSError), ballast.open("wb") as file:

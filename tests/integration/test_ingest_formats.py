@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 from q1_files import positions
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.provenance import recorded_run
 from astropt_db.ingest.catalogue import FileReport, Options, ingest_file
 from astropt_db.q1 import identity
@@ -91,7 +91,7 @@ def expected(reference: Table, ready_database: Database, tmp_path: Path) -> tupl
     (report,) = ingest(ready_database, write(reference, tmp_path, ".fits"))
     assert (report.state, report.counts.inserted) == ("done", ROWS)
     (checksum,) = query(ready_database, CHECKSUM)
-    with connect(ready_database) as connection:
+    with connect(ready_database, role=ADMIN) as connection:
         connection.execute("TRUNCATE q1.phz_photo_z, astropt.ingest_file CASCADE")
     return checksum
 

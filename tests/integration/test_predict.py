@@ -14,7 +14,7 @@ from conftest import temporary_database
 from source_database import Sources, add_sources, draw_sources, write_csv
 from vector_database import add_encoder, add_vectors
 
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.split import in_split, split_of
 from astropt_db.predict.mixture import PROBABILITIES
@@ -332,12 +332,12 @@ def test_a_predictor_without_its_encoder(database: Database) -> None:
     outcome = run(database, "predict", "photoz")
     assert "there is no current predictor for the task photoz" in outcome.err
     do(database, "train", "photoz", "--labels", "truth", "--head", "linear")
-    with connect(database) as connection:
+    with connect(database, role=ADMIN) as connection:
         connection.execute("DROP TABLE astropt.embedding_1")
     outcome = run(database, "predict", "photoz")
     assert outcome.code == 1
     assert "predictor 1 needs vectors of encoder one, and there are none" in outcome.err
-    with connect(database) as connection:
+    with connect(database, role=ADMIN) as connection:
         connection.execute(
             "ALTER TABLE astropt.predictor DROP CONSTRAINT predictor_encoder_id_fkey"
         )
