@@ -111,6 +111,9 @@ BEGIN
         EXECUTE format(
             'GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA %I TO astropt_worker',
             schema_name);
+        -- Numbers that are drawn before their rows are copied in.
+        EXECUTE format(
+            'GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO astropt_worker', schema_name);
         EXECUTE format('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA %I FROM PUBLIC', schema_name);
         EXECUTE format(
             'GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA %I TO astropt_reader', schema_name);
