@@ -282,7 +282,15 @@ def _vectors(connection: psycopg.Connection) -> Iterator[Finding]:
             f"there is none for the vectors of the encoder {missing}",
             "SELECT astropt.create_embedding_partition(id) FROM astropt.encoder",
         )
-    if not rows and not missing:
+    strays = _names(connection, queries["health_stray_partitions"])
+    if strays:
+        yield Finding(
+            "wrong",
+            "partitions",
+            f"{strays}: the encoder has been deleted",
+            "drop them; a vector without its encoder means nothing",
+        )
+    if not rows and not missing and not strays:
         yield Finding("ok", "vectors", "finite, not zero, of their encoder's length")
 
 

@@ -83,6 +83,12 @@ SELECT name, source, weights_sha256, is_current FROM astropt.encoder ORDER BY na
 SELECT n.name FROM astropt.encoder AS n
 WHERE to_regclass(format('astropt.embedding_%s', n.id)) IS NULL ORDER BY n.name
 
+-- name: health_stray_partitions
+SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'astropt.embedding'::regclass AND NOT EXISTS (
+    SELECT FROM astropt.encoder AS e WHERE format('embedding_%s', e.id) = c.relname)
+ORDER BY c.relname
+
 -- name: health_queue
 SELECT count(*) FILTER (WHERE state = 'running' AND lease_until < now()) AS ran_out,
     count(*) FILTER (WHERE state = 'dead') AS dead

@@ -128,6 +128,14 @@ def test_vectors_without_source_and_partition(ready_database: Database) -> None:
     assert found(ready_database)["partitions"].state == "wrong"
 
 
+def test_vectors_whose_encoder_was_deleted(ready_database: Database) -> None:
+    add_encoder(ready_database, "gone", 4)
+    execute(ready_database, "DELETE FROM astropt.encoder")
+    finding = found(ready_database)["partitions"]
+    assert finding.state == "wrong"
+    assert finding.finding == "embedding_1: the encoder has been deleted"
+
+
 def test_weights_that_changed_and_weights_that_went(
     ready_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
