@@ -46,7 +46,7 @@ VERBS = {
     ),
     "export": (
         "astropt_db.cli.export:export",
-        "Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file.",
+        "Write a view or a query to a FITS, VOTable, ECSV, CSV or Parquet file, or a HATS folder.",
     ),
     "index": ("astropt_db.cli.index:index", "Vector indexes: build, list, measure, drop."),
     "evaluate": (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import psycopg
-from psycopg import IsolationLevel, sql
+from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
 
 from astropt_db.database.connect import READER, Database, connect
@@ -52,9 +52,11 @@ def reading(
         if snapshot:
             connection.isolation_level = IsolationLevel.REPEATABLE_READ
         with connection.cursor() as cursor:
-            # Rounded up: 0 would mean no limit.
+            # A query, not SET: after one, nobody can make the transaction writable. Rounded up,
+            # since 0 would mean no limit.
             cursor.execute(
-                sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(timeout_s * 1000))
+                "SELECT set_config('statement_timeout', %s, true)",
+                [str(math.ceil(timeout_s * 1000))],
             )
             try:
                 yield cursor
