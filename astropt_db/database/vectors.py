@@ -15,12 +15,12 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from astropt_db.database.copy import HEADER, Field, copy_rows
+from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.encoders import EncoderRecord
+from astropt_db.database.fixed_rows import read_fixed
 from astropt_db.errors import DatabaseError
 
 Int64 = NDArray[np.int64]
-_TRAILER_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,9 @@ def read_vectors(
     DatabaseError
         If the rows are not those of the encoder's dimension.
     """
-    layout = _row_layout(encoder.dimension)
-    query = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(vector_query(encoder, objects))
-    size, waiting, buffer = batch * layout.itemsize, len(HEADER), bytearray()
-    with cursor.copy(query) as copy:
-        for block in copy:
-            buffer += block
-            if waiting:
-                if len(buffer) < waiting:
-                    continue
-                del buffer[:waiting]
-                waiting = 0
-            # The last two bytes may be the trailer, so one row more than the batch is awaited.
-            while len(buffer) >= size + layout.itemsize:
-                yield _decode(bytes(buffer[:size]), layout, encoder)
-                del buffer[:size]
-    body = bytes(buffer[:-_TRAILER_BYTES])
-    for start in range(0, len(body), size):
-        yield _decode(body[start : start + size], layout, encoder)
+    columns = (("object_id", "bigint", 0), ("embedding", "halfvec", encoder.dimension))
+    for rows in read_fixed(cursor, vector_query(encoder, objects), columns, batch):
+        yield VectorBatch(rows["object_id"].astype(np.int64), rows["embedding"].astype(np.float16))
 
 
 def load_vectors(
@@ -165,28 +150,3 @@ def copy_vectors(
         Field("embedding", "halfvec", vectors),
     ]
     return copy_rows(cursor, encoder.partition, fields)
-
-
-def _row_layout(dimension: int) -> np.dtype[Any]:
-    return np.dtype(
-        [
-            ("fields", ">i2"),
-            ("id_length", ">i4"),
-            ("object_id", ">i8"),
-            ("vector_length", ">i4"),
-            ("dimension", ">i2"),
-            ("unused", ">i2"),
-            ("vector", ">f2", (dimension,)),
-        ]
-    )
-
-
-def _decode(body: bytes, layout: np.dtype[Any], encoder: EncoderRecord) -> VectorBatch:
-    if len(body) % layout.itemsize:
-        raise DatabaseError(f"the vectors of encoder {encoder.name} came in an unknown layout")
-    rows = np.frombuffer(body, layout)
-    if len(rows) and not (rows["dimension"] == encoder.dimension).all():
-        raise DatabaseError(
-            f"encoder {encoder.name} has vectors that are not of dimension {encoder.dimension}"
-        )
-    return VectorBatch(rows["object_id"].astype(np.int64), rows["vector"].astype(np.float16))

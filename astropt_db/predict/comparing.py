@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psycopg
@@ -50,7 +50,7 @@ class Job:
         Whether the predictions themselves are wanted, for figures.
     """
 
-    model: str
+    model: HeadName | Literal["trees"]
     view: ViewKey
     fraction: float
     seed: int
@@ -152,8 +152,9 @@ def do_job(task: Task, views: dict[ViewKey, Parts], job: Job) -> Done:
         both = few["train"].joined(few["calibration"])
         columns = rivals.fit_trees(task, both, test, job.seed)
         return Done(n_train, len(test), score_columns(task, test, columns))
-    head: HeadName = job.model  # type: ignore[assignment]
-    predictor = fit(task, head, few["train"], few["calibration"], job.seed, novelty=False).predictor
+    predictor = fit(
+        task, job.model, few["train"], few["calibration"], job.seed, novelty=False
+    ).predictor
     shown = None
     if job.shown:
         truth = test.targets[:, 0].astype(np.float64)

@@ -219,6 +219,13 @@ def test_damage_of_a_long_table(tmp_path, small_pieces, change, expected):
         [list(table.blocks()) for table in open_votable(write(tmp_path, change(text)))]
 
 
+def test_wrong_xml_before_the_rows_is_named(tmp_path):
+    fields = "".join(f'<FIELD name="a{i}" datatype="long"/>' for i in range(20))
+    text = document(fields + '<FIELD name="b" datatype="long"></FIELDX>', row(*range(21)))
+    with pytest.raises(FileError, match="is not valid XML: mismatched tag"):
+        open_votable(write(tmp_path, text))
+
+
 def test_a_table_without_rows(tmp_path):
     (table,) = open_votable(write(tmp_path, document('<FIELD name="a" datatype="long"/>')))
     assert table.n_rows == 0

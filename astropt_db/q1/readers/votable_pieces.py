@@ -94,7 +94,13 @@ class Pieces:
 
 
 def find_pieces(path: Path) -> Pieces | None:
-    """How to cut a VOTable into pieces; ``None`` if its first table is not TABLEDATA."""
+    """How to cut a VOTable into pieces; ``None`` if its first table is not TABLEDATA.
+
+    Raises
+    ------
+    FileError
+        If what stands before the rows is no valid XML.
+    """
     with open_bytes(path) as file:
         start = file.read(_HEAD_BYTES)
     found = _START.search(start)
@@ -107,15 +113,20 @@ def find_pieces(path: Path) -> Pieces | None:
         head=_ANNOUNCED.sub(rb"\1", head),
         offset=found.end(),
         prefix=found.group(1),
-        closing=_closing_tags(head),
+        closing=_closing_tags(path, head),
         n_rows=int(announced.group(2)) if announced else None,
     )
 
 
-def _closing_tags(head: bytes) -> bytes:
+def _closing_tags(path: Path, head: bytes) -> bytes:
     elements: list[str] = []
     parser = expat.ParserCreate()
     parser.StartElementHandler = lambda name, _: elements.append(name)
     parser.EndElementHandler = lambda _: elements.pop()
-    parser.Parse(head, False)
+    try:
+        parser.Parse(head, False)
+    except expat.ExpatError as error:
+        raise FileError(
+            path, f"is not valid XML: {error}.", "Copy or download the file again."
+        ) from error
     return "".join(f"</{name}>" for name in reversed(elements)).encode()
