@@ -245,7 +245,7 @@ def main() -> None:
     probe_dec = dec[some] + rng.normal(0, 0.3 / 3600, len(some))
     with private_server(arguments.bin) as address, psycopg.connect(address) as connection:
         fill(connection, ra, dec)
-        connection.execute(f"SET statement_timeout = '{TIMEOUT_S}s'")
+        connection.execute("SELECT set_config('statement_timeout', %s, false)", [f"{TIMEOUT_S}s"])
         connection.commit()
         n = arguments.cones
         print(connection.execute("SELECT version()").fetchone()[0].split(" on ")[0])

@@ -88,7 +88,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3000),
     pytest.mark.skipif(os.geteuid() != 0, reason="a small disk of its own needs root"),
-    pytest.mark.skipif(not bundled_encoders(), reason="needs the bundled encoders"),
 ]
 
 

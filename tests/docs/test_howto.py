@@ -2,9 +2,9 @@
 
 The blocks of a page run in order, in one folder with a small sky and one private server; those of
 the README after the demo, as there. A block may follow a comment: ``<!-- not run: why -->``;
-``<!-- command -->`` (``.ci/run`` runs it, in a fresh environment); ``<!-- needs encoders -->``
-(skipped where a checkout lacks the bundled weights); ``<!-- ends with 1 -->`` (as a command does
-that could not do all of it); ``<!-- file: PATH -->`` (the block is this file's content).
+``<!-- command -->`` (``.ci/run`` runs it, in a fresh environment); ``<!-- ends with 1 -->`` (as a
+command does that could not do all of it); ``<!-- file: PATH -->`` (the block is this file's
+content).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from astropy.table import Table
 from conftest import CHECKOUT, MEMORY_DISK, temporary_home
 from q1_files import make_rows
 
-from astropt_db.astropt.encoder import bundled_encoders
 from astropt_db.database import migrate
 from astropt_db.database.connect import DATABASE
 from astropt_db.database.embedded import EmbeddedServer
@@ -38,7 +37,7 @@ PAGES = [DOCS / "quickstart.md", *sorted((DOCS / "howto").glob("*.md"))]
 # Output and figures, not code.
 PLAIN = {"text", ""}
 RUN = {"sh", "console", "sql", "python"}
-MARKS = re.compile(r"not run: .{10,}|file: .+|command|needs encoders|ends with 1|")
+MARKS = re.compile(r"not run: .{10,}|file: .+|command|ends with 1|")
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```", re.M | re.S
 )
@@ -116,7 +115,6 @@ def test_the_blocks_of_a_page_run(page: Path, place: tuple[Path, dict[str, str]]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not bundled_encoders(), reason="needs the bundled encoders")
 def test_the_blocks_of_the_readme_run() -> None:
     with newcomer() as (folder, environment):
         run_block(Block("sh", "astropt-db demo --keep", ""), folder, environment)
@@ -146,8 +144,6 @@ def run_blocks(page: Path, folder: Path, environment: dict[str, str]) -> None:
     for block in blocks(page):
         unwanted = block.kind in PLAIN or block.mark == "command"
         if unwanted or block.mark.startswith("not run:"):
-            continue
-        if block.mark == "needs encoders" and not bundled_encoders():
             continue
         run_block(block, folder, environment)
 

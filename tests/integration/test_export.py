@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -290,20 +288,6 @@ def test_usage(database: Database, tmp_path: Path) -> None:
         in run(database, "export", "source", "--format", "csv", "-o", "/dev/null").err
     )
     assert {suffix for one in FORMATS for suffix in one.suffixes} >= {f".{s}" for s in SUFFIXES}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -125,7 +125,7 @@ def test_workers_write_rows_and_make_partitions_only(
     with psycopg.connect(accounts["astropt_reader"]) as connection:
         count = connection.execute("SELECT count(*) FROM astropt.embedding_array").fetchone()
         assert count == (3,)
-        connection.execute(f"SELECT count(*) FROM astropt.embedding_{encoder.id}")
+        connection.execute(sql.SQL("SELECT count(*) FROM {}").format(encoder.partition))
     refused(url, FORBIDDEN_TO_ALL + FORBIDDEN_TO_WORKERS)
     with psycopg.connect(ready_database.url) as connection:
         owner = connection.execute(
@@ -330,17 +330,18 @@ def test_row_security_hides_a_release_everywhere(
     later = add_encoder(worker, "late", 8)
     add_vectors(worker, later, np.array([1, 2]), np.ones((2, 8), np.float32))
     places = (
-        "q1.mer_catalogue",
-        "astropt.source",
-        "astropt.embedding",
-        "astropt.embedding_array",
-        f"astropt.embedding_{first.id}",
-        f"astropt.embedding_{later.id}",
+        sql.Identifier("q1", "mer_catalogue"),
+        sql.Identifier("astropt", "source"),
+        sql.Identifier("astropt", "embedding"),
+        sql.Identifier("astropt", "embedding_array"),
+        first.partition,
+        later.partition,
     )
+    queries = [sql.SQL("SELECT object_id FROM {}").format(place) for place in places]
 
     def seen(role: str) -> list[set[int]]:
         with psycopg.connect(accounts[role]) as connection:
-            rows = [connection.execute(f"SELECT object_id FROM {p}").fetchall() for p in places]
+            rows = [connection.execute(query).fetchall() for query in queries]
         return [{row[0] for row in found} for found in rows]
 
     assert seen("astropt_reader") == [{1}] * len(places)

@@ -9,6 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 from commands import run, select
+from psycopg import sql
 from search_database import Searchable, searchable_database
 from vector_database import add_vectors
 
@@ -109,13 +110,15 @@ def test_settings_of_the_session_are_left_alone(sky: Searchable) -> None:
     run(sky.database, "index", "build", "--queries", 12)
     names = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "enable_seqscan",
              "plan_cache_mode")  # fmt: skip
+    shown = "SELECT current_setting(n) FROM unnest(%s::text[]) AS n"
     with psycopg.connect(sky.database.url) as connection:
         connection.execute("SELECT '[1]'::vector")
         connection.execute("SET hnsw.ef_search = 77")
-        before = [connection.execute(f"SHOW {name}").fetchone() for name in names]
+        before = connection.execute(shown, [list(names)]).fetchall()
+        assert before[0] == ("77",)
         rows = connection.execute("SELECT * FROM astropt.similar(%s)", [int(sky.ids[0])])
         assert "halfvec" in rows.fetchall()[0]
-        assert [connection.execute(f"SHOW {name}").fetchone() for name in names] == before
+        assert connection.execute(shown, [list(names)]).fetchall() == before
 
 
 def test_an_index_of_another_encoder_is_never_asked(sky: Searchable) -> None:
@@ -190,7 +193,8 @@ def test_an_index_is_replaced_on_request_and_rebuilt_if_somebody_dropped_it(
     assert "has a halfvec index already" in outcome.err
     assert run(sky.database, "index", "build", "--queries", 12, "--replace").code == 0
     with psycopg.connect(sky.database.url) as connection:
-        connection.execute(f"DROP INDEX astropt.embedding_{sky.encoder.id}_halfvec")
+        name = sql.Identifier("astropt", f"embedding_{sky.encoder.id}_halfvec")
+        connection.execute(sql.SQL("DROP INDEX {}").format(name))
     assert {row[2] for row in similar(sky, int(sky.ids[0]))} == {"exact"}
     assert ",false," in run(sky.database, "index", "list", "--format", "csv").out
     assert run(sky.database, "index", "build", "--queries", 12).code == 0
