@@ -36,8 +36,7 @@ from sklearn.preprocessing import StandardScaler
 
 from astropt_db.astropt import Encoder, load_encoder, sed_from_columns
 from astropt_db.astropt.model import AstroPT
-from astropt_db.astropt.sed import sed_tokens
-from astropt_db.astropt.tokens import image_tokens, patchify
+from astropt_db.astropt.tokens import image_tokens, patchify, sed_tokens
 from astropt_db.images.mosaic import read_header
 from astropt_db.images.source import BANDS
 from astropt_db.images.tiles import TileSource

@@ -24,8 +24,8 @@ from astropt_db.astropt import hub
 from astropt_db.astropt.checkpoint import Checkpoint, read_checkpoint
 from astropt_db.astropt.packing import pack_linears
 from astropt_db.astropt.pooling import POOLINGS, Pooling, resolve
-from astropt_db.astropt.sed import SED_SLOTS, SED_TOKEN_SIZE, sed_tokens
-from astropt_db.astropt.tokens import image_tokens
+from astropt_db.astropt.sed import SED_SLOTS, SED_TOKEN_SIZE
+from astropt_db.astropt.tokens import image_tokens, sed_tokens
 from astropt_db.errors import AstroptDbError, ConfigurationError
 
 Mode = Literal["fast", "reference"]

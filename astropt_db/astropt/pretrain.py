@@ -23,8 +23,8 @@ from astropt_db.astropt.checkpoint import load_archive, save_checkpoint
 from astropt_db.astropt.encoder import multiplies_bfloat16
 from astropt_db.astropt.layouts import Preprocessing
 from astropt_db.astropt.model import SIZES, AstroPT, Modality, ModelConfig
-from astropt_db.astropt.sed import SED_SLOTS, SED_TOKEN_SIZE, sed_tokens
-from astropt_db.astropt.tokens import image_tokens, pixel_weights
+from astropt_db.astropt.sed import SED_SLOTS, SED_TOKEN_SIZE
+from astropt_db.astropt.tokens import image_tokens, pixel_weights, sed_tokens
 from astropt_db.errors import ConfigurationError
 
 LEAD = 64  # central tokens before the SED: those that the paper's embedding averages

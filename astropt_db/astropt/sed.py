@@ -25,8 +25,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 SED_SLOTS: dict[str, tuple[str, ...]] = {
     "g": ("g_ext_hsc", "g_ext_decam"),
@@ -47,7 +45,9 @@ SOFTENING_UJY = 0.1
 def sed_from_columns(
     columns: Mapping[str, npt.ArrayLike], measure: str = "2fwhm_aper"
 ) -> npt.NDArray[np.float32]:
-    """Gather MER flux columns into the array that :func:`sed_tokens` takes.
+    """Gather MER flux columns into the array that becomes tokens.
+
+    See :func:`~astropt_db.astropt.tokens.sed_tokens`.
 
     Parameters
     ----------
@@ -87,33 +87,3 @@ def sed_from_columns(
 def _column(columns: Mapping[str, npt.ArrayLike], name: str, rows: int) -> npt.NDArray[np.float32]:
     values = np.ma.asarray(columns.get(name, np.full(rows, np.nan)), dtype=np.float32)
     return np.asarray(values.filled(np.nan), dtype=np.float32)
-
-
-def sed_tokens(sed: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn SEDs into tokens.
-
-    Parameters
-    ----------
-    sed
-        float32 (n, 8, 2), flux and error in microjansky in the order of :data:`SED_SLOTS`. A
-        band is absent where its flux is not finite. An error that is not finite or not positive
-        is unknown; the band then counts as well measured.
-
-    Returns
-    -------
-    tokens
-        float32 (n, 8, 3): scaled flux, reliability, presence.
-    weights
-        float32 (n, 8, 3) for :meth:`~astropt_db.astropt.model.AstroPT.losses`: 1 for the flux of
-        a present band, 0 for all else.
-    """
-    flux, error = sed[..., 0].float(), sed[..., 1].float()
-    present = torch.isfinite(flux)
-    scaled = (torch.asinh(flux / SOFTENING_UJY) - 4.0) / 2.0
-    known = torch.isfinite(error) & (error > 0)
-    reliability = torch.where(known, torch.tanh(flux / (5.0 * error)), 1.0)
-    values = torch.stack([scaled, reliability, torch.ones_like(flux)], dim=-1)
-    tokens = torch.where(present[..., None], values, 0.0)
-    weights = torch.zeros_like(tokens)
-    weights[..., 0] = present
-    return tokens, weights

@@ -24,6 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from astropt_db.astropt.sed import SOFTENING_UJY
+
 EPSILON = 1e-8
 
 
@@ -177,3 +179,34 @@ def missing_fraction(images: npt.NDArray[np.floating] | Tensor) -> npt.NDArray[n
     pixels = images if isinstance(images, Tensor) else torch.from_numpy(images)
     finite = torch.isfinite(pixels).flatten(1).float().mean(dim=1)
     return np.asarray((1.0 - finite).cpu().numpy(), dtype=np.float32)
+
+
+def sed_tokens(sed: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn SEDs into tokens.
+
+    Parameters
+    ----------
+    sed
+        float32 (n, 8, 2), flux and error in microjansky in the order of
+        :data:`~astropt_db.astropt.sed.SED_SLOTS`. A band is absent where its flux is not finite.
+        An error that is not finite or not positive is unknown; the band then counts as well
+        measured.
+
+    Returns
+    -------
+    tokens
+        float32 (n, 8, 3): scaled flux, reliability, presence.
+    weights
+        float32 (n, 8, 3) for :meth:`~astropt_db.astropt.model.AstroPT.losses`: 1 for the flux of
+        a present band, 0 for all else.
+    """
+    flux, error = sed[..., 0].float(), sed[..., 1].float()
+    present = torch.isfinite(flux)
+    scaled = (torch.asinh(flux / SOFTENING_UJY) - 4.0) / 2.0
+    known = torch.isfinite(error) & (error > 0)
+    reliability = torch.where(known, torch.tanh(flux / (5.0 * error)), 1.0)
+    values = torch.stack([scaled, reliability, torch.ones_like(flux)], dim=-1)
+    tokens = torch.where(present[..., None], values, 0.0)
+    weights = torch.zeros_like(tokens)
+    weights[..., 0] = present
+    return tokens, weights

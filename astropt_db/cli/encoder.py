@@ -133,7 +133,7 @@ def use(name: str, database: Database) -> None:
 )
 def convert(source: str, target: str, allow: tuple[str, ...]) -> None:
     """Write an official checkpoint as safetensors and JSON, running none of its code."""
-    from astropt_db.astropt import convert as run
+    from astropt_db.astropt.convert import convert as run
 
     path = run(source, target, allow)
     click.echo(f"{path}; add it: astropt-db encoder add {path}")

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 
-from astropt_db.database import migrate
 from astropt_db.database.connect import Database, open_connection, resolve, schema_version
 from astropt_db.database.resources import latest_revision
 
@@ -43,6 +42,9 @@ def ready_database(url: str | None) -> Database:
         with open_connection(database.url) as connection:
             version = schema_version(connection)
         if version is None or version[0] < latest_revision():
+            # Alembic takes longer to import than most commands to run.
+            from astropt_db.database import migrate
+
             migrate.upgrade(database.url)
     return database
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,7 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from astropt_db.ingest.catalogue import FileReport
+if TYPE_CHECKING:  # Every verb shows progress; only ingestion waits for astropy.
+    from astropt_db.ingest.catalogue import FileReport
 
 
 class FileProgress:

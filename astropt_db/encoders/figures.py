@@ -15,8 +15,7 @@ from torch import Tensor
 from astropt_db.astropt.layouts import Preprocessing
 from astropt_db.astropt.model import AstroPT
 from astropt_db.astropt.pretrain import Batch
-from astropt_db.astropt.sed import sed_tokens
-from astropt_db.astropt.tokens import image_tokens, unpatchify
+from astropt_db.astropt.tokens import image_tokens, sed_tokens, unpatchify
 
 _SHOWN = 5
 _RANGE = 2.5

@@ -16,10 +16,7 @@ from astropt_db.database.encoders import find_encoder
 from astropt_db.database.filters import TIMEOUT_S, condition_error, condition_query
 from astropt_db.database.reading import reading
 from astropt_db.database.resources import named_queries
-from astropt_db.encoders.registry import open_encoder, pooling_of
 from astropt_db.errors import ConfigurationError, DatabaseError, FileError
-from astropt_db.images.own_image import ZERO_POINTS, OwnImage
-from astropt_db.images.source import BANDS
 from astropt_db.sky.healpix import healpix29
 
 RADIUS_ARCSEC = 5.0
@@ -206,6 +203,11 @@ def _cells(ra: float, dec: float) -> list[int]:
 
 def _embed(database: Database, question: Question, say: Say) -> list[float]:
     """Vector of the user's own image, in the units of the registered mosaics."""
+    # Only an image needs these; the questions that need none must not wait for torch.
+    from astropt_db.encoders.registry import open_encoder, pooling_of
+    from astropt_db.images.own_image import ZERO_POINTS, OwnImage
+    from astropt_db.images.source import BANDS
+
     with connect(database, role=READER) as connection:
         record = find_encoder(connection, question.encoder)
         rows = connection.execute(named_queries()["search_zero_points"]).fetchall()

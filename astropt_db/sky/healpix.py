@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import astropy.units as u
-import cdshealpix.nested
 import numpy as np
-from astropy.coordinates import Latitude, Longitude
 from numpy.typing import NDArray
 
 ORDER = 29
@@ -19,6 +16,11 @@ def healpix29(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.i
     """
     if len(ra) == 0:
         return np.empty(0, np.int64)
+    # Half a second of imports, which a command without positions should not pay.
+    import astropy.units as u
+    import cdshealpix.nested
+    from astropy.coordinates import Latitude, Longitude
+
     cells = cdshealpix.nested.lonlat_to_healpix(
         Longitude(ra, u.deg, copy=False), Latitude(dec, u.deg, copy=False), ORDER, num_threads=1
     )

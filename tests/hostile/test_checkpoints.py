@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from astropt_db.astropt import convert, load_encoder, read_checkpoint, save_checkpoint
+from astropt_db.astropt import load_encoder, read_checkpoint, save_checkpoint
+from astropt_db.astropt.convert import convert
 from astropt_db.astropt.layouts import Preprocessing
 from astropt_db.astropt.model import AstroPT, Modality, ModelConfig
 from astropt_db.errors import ConfigurationError, FileError

@@ -177,7 +177,7 @@ def test_sed_enters_the_vector(files, images, sed):
 def test_paper_mode_of_a_chain_equals_the_full_chain(files, images, sed):
     """The SED follows the 64 central tokens, so later image tokens change nothing before them."""
     encoder = load(files, "vis_nisp_sed", mode="reference")
-    from astropt_db.astropt.sed import sed_tokens
+    from astropt_db.astropt.tokens import sed_tokens
 
     tokens = {"images": encoder._image_tokens(torch.from_numpy(images), None, Pooling())}
     tokens["sed"] = sed_tokens(torch.from_numpy(sed))[0]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from astropt_db.astropt import Pooling, convert, load_encoder, read_checkpoint
+from astropt_db.astropt import Pooling, load_encoder, read_checkpoint
+from astropt_db.astropt.convert import convert
 from astropt_db.astropt.tokens import image_tokens
 from astropt_db.errors import FileError
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from astropt_db.astropt.layouts import Preprocessing
-from astropt_db.astropt.sed import SED_SLOTS, sed_from_columns, sed_tokens
+from astropt_db.astropt.sed import SED_SLOTS, sed_from_columns
 from astropt_db.astropt.tokens import (
     image_tokens,
     missing_fraction,
     patchify,
     pixel_weights,
+    sed_tokens,
     spiral_order,
     spiral_rank,
     standardise,

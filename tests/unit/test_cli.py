@@ -79,6 +79,20 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded & heavy == set()
 
 
+def test_verbs_load_torch_when_they_work() -> None:
+    """Their help, their checks of arguments, and the verbs that need none must not wait for it."""
+    modules = sorted({place.partition(":")[0] for place, _ in VERBS.values()})
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    code += "print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *modules], cwd=CHECKOUT, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert set(modules) <= loaded
+    assert loaded & {"torch", "sklearn", "scipy", "matplotlib", "umap", "galsim"} == set()
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"], capsys) == (0, f"astropt-db, version {__version__}\n", "")
 
