@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from astropt_db.cli.db import db
+from astropt_db.cli.main import cli
 from astropt_db.errors import ConfigurationError
 
 
@@ -18,7 +18,7 @@ def run(home, monkeypatch):
     monkeypatch.setenv("ASTROPT_DB_HOME", str(home))
 
     def invoke(*arguments):
-        result = CliRunner().invoke(db, arguments, catch_exceptions=False)
+        result = CliRunner().invoke(cli, ["db", *arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result
 

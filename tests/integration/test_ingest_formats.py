@@ -19,7 +19,7 @@ from astropt_db.ingest.catalogue import FileReport, Options, ingest_file
 from astropt_db.q1 import identity
 from astropt_db.q1.readers import catalogue_files
 
-ROWS = 500
+ROWS = 150
 
 
 def ingest(database: Database, path: Path, options: Options | None = None) -> list[FileReport]:

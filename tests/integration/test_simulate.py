@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from click.testing import CliRunner
 
-from astropt_db.cli.simulate import simulate as command
+from astropt_db.cli.main import cli
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.provenance import recorded_run
 from astropt_db.errors import ConfigurationError
@@ -294,7 +294,7 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_help_names_every_option() -> None:
-    result = CliRunner().invoke(command, ["--help"])
+    result = CliRunner().invoke(cli, ["simulate", "--help"])
     assert result.exit_code == 0
     for option in ("--sources", "--tiles", "--field", "--seed", "--tile-size", "--jobs"):
         assert option in result.output
