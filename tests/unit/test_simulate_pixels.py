@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import fft, ndimage
 
-from astropt_db.simulate import mosaics, shapes
+from astropt_db.simulate import drawing, measure, mosaics, shapes
 from astropt_db.simulate.bands import EUCLID_BANDS, PIXEL_ARCSEC, EuclidBand
-from astropt_db.simulate.drawing import Canvas, draw, psf_image
+from astropt_db.simulate.drawing import Canvas, draw
 from astropt_db.simulate.measure import (
     COLOUR_FWHM,
     aperture_fluxes,
@@ -15,6 +16,7 @@ from astropt_db.simulate.measure import (
     gather,
     to_microjansky,
 )
+from astropt_db.simulate.psf import point_stamps, psf_image, transfer
 from astropt_db.simulate.scene import Scene, draw_scene, take
 from astropt_db.simulate.seds import photometry
 
@@ -88,6 +90,45 @@ def test_psf_is_as_sharp_as_the_real_one(
     above = np.interp(0.5, row[32:42][::-1], np.arange(10)[::-1])
     assert fwhm[0] < 2 * above * PIXEL_ARCSEC < fwhm[1]
     assert 0.9 < image.sum() < 1.0
+
+
+@pytest.mark.parametrize(("size", "over"), [(48, 2), (128, 1)])
+def test_points_are_those_of_the_fourier_path(size: int, over: int) -> None:
+    """A point spread over the nearest pixels, convolved with the PSF in Fourier space."""
+    offset = np.array([[0.0, 0.0], [0.031, -0.044], [-0.05, 0.05]])
+    flux = np.array([[1.0, 2.0, 3.0, 4.0]] * 3, np.float32)
+    axis = (np.arange(size * over) - size * over // 2) * PIXEL_ARCSEC / over
+    near = np.maximum(1.0 - np.abs(axis - offset[:, :, None]) * over / PIXEL_ARCSEC, 0.0)
+    points = near[:, 1, :, None] * near[:, 0, None, :]
+    stamps = point_stamps(flux, offset, size, over)
+    for band in range(4):
+        image = fft.irfft2(fft.rfft2(points) * transfer(band, size * over, over))
+        expected = image[:, ::over, ::over] * over**2 * flux[:, band, None, None]
+        # The Fourier path wraps the wings about the stamp's edges, where little is left.
+        inner = np.s_[:, 2:-2, 2:-2]
+        peak = expected.max()
+        np.testing.assert_allclose(stamps[:, band][inner], expected[inner], atol=2e-6 * peak)
+
+
+def test_folding_a_spectrum_takes_every_second_pixel() -> None:
+    image = np.random.default_rng(0).standard_normal((2, 24, 24)).astype(np.float32)
+    folded = drawing._fold(fft.rfft2(image), 12)
+    np.testing.assert_allclose(fft.irfft2(folded), 4.0 * image[:, ::2, ::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("band", [VIS, Y])
+def test_noise_does_not_depend_on_strips(band: EuclidBand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mosaics, "_STRIP_PIXELS", 2**20)
+    whole = mosaics.noise(band, (100, 71), np.random.default_rng(3))
+    monkeypatch.setattr(mosaics, "_STRIP_PIXELS", 500)
+    np.testing.assert_array_equal(whole, mosaics.noise(band, (100, 71), np.random.default_rng(3)))
+
+
+def test_detection_smooths_with_a_gaussian() -> None:
+    image = np.random.default_rng(1).standard_normal((90, 700)).astype(np.float32)
+    np.testing.assert_allclose(
+        measure._smoothed(image), ndimage.gaussian_filter(image, 1.0), atol=1e-6
+    )
 
 
 def test_noise_has_the_power_and_the_correlation_of_real_mosaics() -> None:
