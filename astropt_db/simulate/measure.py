@@ -6,6 +6,7 @@ source where two overlap (`Canvas.owner`), in place of a deblender.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astropt_db.simulate.bands import EUCLID_BANDS, PIXEL_ARCSEC
-from astropt_db.simulate.drawing import Canvas
 from astropt_db.simulate.mosaics import NO_COVERAGE_RMS
 
 Float32 = NDArray[np.float32]
@@ -49,11 +49,12 @@ class Exposure:
     Attributes
     ----------
     images, rms
-        Shape ``(4, height, width)``; a pixel without coverage is 0 with infinite RMS.
+        One array of shape ``(height, width)`` per band; a pixel without coverage is 0 with
+        infinite RMS.
     """
 
-    images: Float32
-    rms: Float32
+    images: Sequence[Float32]
+    rms: Sequence[Float32]
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,19 @@ class Detections:
     mask: NDArray[np.int32]
 
 
-def to_microjansky(images: Float32, rms: Float32) -> Exposure:
-    """Convert a stack of four mosaics and RMS maps in place."""
-    for index, band in enumerate(EUCLID_BANDS):
-        images[index] *= np.float32(band.ujy_per_unit)
-        if rms[index].max() >= NO_COVERAGE_RMS:
-            np.copyto(rms[index], np.float32(np.inf), where=rms[index] >= NO_COVERAGE_RMS)
-        rms[index] *= np.float32(band.ujy_per_unit)
-    return Exposure(images, rms)
+def to_microjansky(images: Iterable[Float32], rms: Iterable[Float32]) -> Exposure:
+    """Convert four mosaics and their RMS maps in place."""
+    exposure = Exposure(list(images), list(rms))
+    for image, noise, band in zip(exposure.images, exposure.rms, EUCLID_BANDS, strict=True):
+        image *= np.float32(band.ujy_per_unit)
+        if noise.max() >= NO_COVERAGE_RMS:
+            np.copyto(noise, np.float32(np.inf), where=noise >= NO_COVERAGE_RMS)
+        noise *= np.float32(band.ujy_per_unit)
+    return exposure
 
 
 def detect(
-    exposure: Exposure, canvas: Canvas, truth: Float64, random: np.random.Generator
+    exposure: Exposure, owner: NDArray[np.int32], truth: Float64, random: np.random.Generator
 ) -> Detections:
     """Threshold the smoothed VIS image, then look for the rest in the NIR stack.
 
@@ -116,8 +118,8 @@ def detect(
     ----------
     exposure
         Noisy images.
-    canvas
-        Noiseless images, for the owner of each pixel.
+    owner
+        Row of the source that each pixel belongs to, -1 for none: `Canvas.owner`.
     truth
         True positions in pixels, shape ``(n, 2)``: where to look.
     random
@@ -125,31 +127,31 @@ def detect(
     """
     number = truth.shape[0]
     vis = exposure.images[0]
-    mask, place = _isophotes(vis / exposure.rms[0], canvas.owner, truth)
+    mask, place = _isophotes(vis / exposure.rms[0], owner, truth)
     row, column = np.divmod(place, mask.shape[1])
-    owner = mask.ravel()[place].astype(np.intp)
+    source = mask.ravel()[place].astype(np.intp)
     light = vis.ravel()[place].astype(np.float64)
     error = exposure.rms[0].ravel()[place].astype(np.float64)
 
     def total(values: Float64) -> Float64:
-        return np.bincount(owner, weights=values, minlength=number).astype(np.float64)
+        return np.bincount(source, weights=values, minlength=number).astype(np.float64)
 
-    area = np.bincount(owner, minlength=number)
+    area = np.bincount(source, minlength=number)
     flux = total(light)
     weight = np.maximum(light, 0.0)
     norm = np.maximum(total(weight), 1e-12)
     x0, y0 = total(weight * column) / norm, total(weight * row) / norm
-    dx, dy = column - x0[owner], row - y0[owner]
+    dx, dy = column - x0[source], row - y0[source]
     moments = [total(weight * a * b) / norm for a, b in ((dx, dx), (dy, dy), (dx, dy))]
     semi_major, axis_ratio, angle = _ellipse(*moments)
     in_vis = (area >= MINIMUM_AREA) & (flux > 0)
     infrared = _infrared_signal(exposure, truth) > _INFRARED_THRESHOLD
     blur = random.normal(0.0, 0.7, (number, 2))
     position = np.where(in_vis[:, None], np.stack([x0, y0], axis=1), truth + blur)
-    elliptic = np.hypot(dx, dy) * np.sqrt(1.0 / np.maximum(axis_ratio[owner], 0.3))
+    elliptic = np.hypot(dx, dy) * np.sqrt(1.0 / np.maximum(axis_ratio[source], 0.3))
     first = total(weight * elliptic) / norm
     peak = np.zeros(number)
-    np.maximum.at(peak, owner, light)
+    np.maximum.at(peak, source, light)
     return Detections(
         detected=in_vis | infrared,
         in_vis=in_vis,
@@ -229,7 +231,7 @@ def _ellipse(xx: Float64, yy: Float64, xy: Float64) -> tuple[Float64, Float64, F
 
 def _infrared_signal(exposure: Exposure, truth: Float64) -> Float64:
     """Signal-to-noise ratio of sources in the stack of Y, J and H, 0 outside the tile."""
-    height, width = exposure.images.shape[1:]
+    height, width = exposure.images[0].shape
     grid = np.stack(np.meshgrid(np.arange(20, width, 60), np.arange(20, height, 60)), axis=-1)
     sky = _filtered_stack(exposure, grid.reshape(-1, 2).astype(np.float64))
     sky = sky[sky != 0.0]
@@ -314,7 +316,9 @@ def window_sides(reach: Float64) -> Int64:
     return sides[np.minimum(np.searchsorted(sides // 2, reach), sides.size - 1)]
 
 
-def aperture_fluxes(images: Float32, rms: Float32, position: Float64) -> tuple[Float64, Float64]:
+def aperture_fluxes(
+    images: Sequence[Float32], rms: Sequence[Float32], position: Float64
+) -> tuple[Float64, Float64]:
     """Fluxes in circular apertures of 1 to 4 FWHM diameter on images matched to H's PSF.
 
     Smoothing an image and summing it under an aperture is summing the image under a smoothed
@@ -323,7 +327,7 @@ def aperture_fluxes(images: Float32, rms: Float32, position: Float64) -> tuple[F
     Parameters
     ----------
     images, rms
-        First ``k`` of the four Euclid bands, microjansky per pixel, ``(k, height, width)``.
+        First ``k`` of the four Euclid bands, microjansky per pixel, each ``(height, width)``.
     position
         Pixels from 0, shape ``(n, 2)``.
 

@@ -195,33 +195,29 @@ def draw_defects(tile: Tile, random: np.random.Generator) -> Defects:
     return Defects({name: vis if name == "VIS" else infrared for name in names})
 
 
-def expose(
-    model: Float32,
-    band: EuclidBand,
-    missing: Bool,
-    random: np.random.Generator,
-    out: tuple[Float32, Float32] | None = None,
-) -> tuple[Float32, Float32]:
-    """A noisy mosaic and its RMS map from a noiseless image, all in mosaic units.
+def expose(image: Float32, band: EuclidBand, missing: Bool, random: np.random.Generator) -> Float32:
+    """Make a noiseless image a noisy mosaic, in place, and return its RMS map.
 
-    ``model`` is saturated in place. Pixels without coverage are 0 with an RMS of 1e16. The
-    result is written to ``out`` if given.
+    All are in mosaic units. Light is cut off at saturation. Pixels without coverage are 0 with
+    an RMS of 1e16.
     """
-    image, rms = out if out is not None else (np.empty_like(model), np.empty_like(model))
+    rms = np.empty_like(image)
     low = 0
-    for grain in _noise_strips(band, (model.shape[0], model.shape[1]), random):
+    for grain in _noise_strips(band, (image.shape[0], image.shape[1]), random):
         strip = slice(low, low + len(grain))
         low = strip.stop
-        light = np.minimum(model[strip], np.float32(band.saturation), out=model[strip])
+        light, scatter, hole = image[strip], rms[strip], missing[strip]
+        np.minimum(light, np.float32(band.saturation), out=light)
         variance = np.maximum(light, np.float32(0.0))
         variance *= np.float32(1.0 / band.gain)
         variance += np.float32(band.rms**2)
-        scatter = np.sqrt(variance, out=rms[strip])
+        np.sqrt(variance, out=scatter)
         grain *= scatter
-        np.add(grain, light, out=image[strip])
-        np.copyto(image[strip], np.float32(0.0), where=missing[strip])
-        np.copyto(scatter, np.float32(NO_COVERAGE_RMS), where=missing[strip])
-    return image, rms
+        light += grain
+        if hole.any():
+            np.copyto(light, np.float32(0.0), where=hole)
+            np.copyto(scatter, np.float32(NO_COVERAGE_RMS), where=hole)
+    return rms
 
 
 def add_trails(model: Float32, tile: Tile, random: np.random.Generator) -> None:

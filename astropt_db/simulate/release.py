@@ -263,16 +263,17 @@ def _simulated(directory: Path, tile: Tile, scene: Scene, seed: int) -> _TileRes
     canvas = draw(scene, position, (tile.size, tile.size))
     mosaics.add_trails(canvas.images[0], tile, pixels)
     defects = mosaics.draw_defects(tile, pixels)
-    images, maps, files = np.empty_like(canvas.images), np.empty_like(canvas.images), []
-    for index, band in enumerate(EUCLID_BANDS):
-        missing = defects.missing[band.name]
-        out = images[index], maps[index]
-        mosaics.expose(canvas.images[index], band, missing, pixels, out)
-        files += mosaics.write_mosaics(directory, tile, band, *out, seed)
-    exposure = to_microjansky(images, maps)
-    found = detect(exposure, canvas, position, tables)
+    # As deep as the noisy image is: cores of bright stars are cut off.
+    noiseless = np.minimum(canvas.images[0], np.float32(EUCLID_BANDS[0].saturation))
+    maps, files = [], []
+    for image, band in zip(canvas.images, EUCLID_BANDS, strict=True):
+        rms = mosaics.expose(image, band, defects.missing[band.name], pixels)
+        files += mosaics.write_mosaics(directory, tile, band, image, rms, seed)
+        maps.append(rms)
+    exposure = to_microjansky(canvas.images, maps)
+    found = detect(exposure, canvas.owner, position, tables)
     shapes = measure_shapes(exposure.images[0], exposure.rms[0], found)
-    fluxes = measure_fluxes(exposure, canvas, found, shapes, scene.total, tile.field, tables)
+    fluxes = measure_fluxes(exposure, noiseless, found, shapes, scene.total, tile.field, tables)
     measured = measure_sources(tile, truth, exposure, found, shapes, fluxes, tables)
     bands = (light.bands, light.wavelengths)
     files += write_catalogues(directory, tile, measured, truth, shapes, bands, seed, tables)
