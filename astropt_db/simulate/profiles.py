@@ -220,8 +220,8 @@ class _Disc:
     Attributes
     ----------
     u, v
-        Coordinates in the plane of the disc along its line of nodes and across, scale lengths
-        in units of its half-light radius.
+        Coordinates in the plane of the disc, along its line of nodes and across, in units of
+        its half-light radius.
     radius
         Distance from the centre, never 0.
     lit

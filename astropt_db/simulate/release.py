@@ -31,7 +31,7 @@ from astropt_db.simulate.phz_tables import write_phz
 from astropt_db.simulate.profiles import textures
 from astropt_db.simulate.psf import psf_image
 from astropt_db.simulate.scene import Scene, concatenate, draw_scene, take
-from astropt_db.simulate.seds import photometry
+from astropt_db.simulate.seds import photometry, require_galsim
 from astropt_db.simulate.shapes import measure_shapes
 from astropt_db.simulate.spectra import write_spectra
 
@@ -137,7 +137,10 @@ def simulate(
     layout = mosaics.lay_out(known, tiles, size)
     files: list[Path] = []
     truths: list[pd.DataFrame] = []
-    with _workers(min(jobs, tiles), known) as run:
+    require_galsim()
+    # Tiles are what is done in parallel: BLAS threads of several processes would wait for each
+    # other, at the expense of the rest, and their number would decide the last bits.
+    with threadpool_limits(1, "blas"), _workers(min(jobs, tiles), known) as run:
         sky = _draw_sky(layout, sources, seed)
         report(f"drew {len(sky.truth)} sources on {tiles} tiles of {size} x {size} px")
         tasks = [_Task(directory, tile, _on_tile(sky, tile), seed) for tile in layout]
@@ -230,16 +233,17 @@ def _workers(jobs: int, field: Field) -> Iterator[_Run]:
         yield lambda tasks: map(_simulate_tile, tasks)
         return
     # A forked child of a process with threads (BLAS, a database client) can deadlock.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        # They load their modules and tables while this process draws the sky.
-        ready = [pool.submit(_prepare, field) for _ in range(jobs)]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(field,)) as pool:
+        for _ in range(jobs):
+            # Something to do starts a process: it gets ready while this one draws the sky.
+            pool.submit(int)
         yield lambda tasks: pool.map(_simulate_tile, tasks)
-        for done in ready:
-            done.result()
 
 
 def _prepare(field: Field) -> None:
     """Compute what every tile needs once per process."""
+    threadpool_limits(1, "blas")
     photometry(field)
     textures()
     for band in EUCLID_BANDS:
@@ -248,13 +252,7 @@ def _prepare(field: Field) -> None:
 
 def _simulate_tile(task: _Task) -> _TileResult:
     """Draw, expose, measure and write one tile."""
-    # Tiles are what is done in parallel: BLAS threads of several processes wait for each other
-    # at the expense of the rest.
-    with threadpool_limits(1, "blas"):
-        return _simulated(task.directory, task.tile, task.scene, task.seed)
-
-
-def _simulated(directory: Path, tile: Tile, scene: Scene, seed: int) -> _TileResult:
+    directory, tile, scene, seed = task.directory, task.tile, task.scene, task.seed
     light = photometry(tile.field)
     pixels = np.random.default_rng([seed, _PIXELS, tile.number])
     tables = np.random.default_rng([seed, _TABLES, tile.number])
