@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from astropy.io import fits
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.model_selection import cross_val_predict
 
 from astropt_db.simulate import simulate
 
@@ -49,6 +47,10 @@ def nmad(predicted: np.ndarray, true: np.ndarray) -> float:
 
 def photo_z(table: pd.DataFrame) -> tuple[int, float, float]:
     """Number of galaxies, NMAD of the template fit, NMAD of the trees."""
+    # Worker processes import this module: they need no learning.
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.model_selection import cross_val_predict
+
     sample = table[(table["kind"] == "galaxy") & (table["vis_magnitude"] < LIMIT)]
     columns = [n for n in sample.columns if n.startswith("FLUX_") and sample[n].notna().any()]
     fluxes = np.arcsinh(sample[columns].to_numpy(np.float64) / 0.1)

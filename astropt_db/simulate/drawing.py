@@ -1,36 +1,38 @@
 """From a scene to noiseless mosaics: stamps in batches, one convolution per band, pasted.
 
-Components are drawn on stamps grouped by family and size, twice oversampled where galaxies are
-small, transformed once, and convolved with each band's PSF in Fourier space. GalSim draws the
-PSFs (diffraction of a 1.2 m mirror with three struts), once per process.
+Components are drawn on stamps grouped by morphology and size, twice oversampled where galaxies
+are small, transformed once, and convolved with each band's PSF in Fourier space. Point sources
+are images of the PSF.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import fft, special
 
-from astropt_db.simulate.bands import EUCLID_BANDS, PIXEL_ARCSEC, EuclidBand
-from astropt_db.simulate.profiles import make_batch
+from astropt_db.simulate.bands import EUCLID_BANDS, PIXEL_ARCSEC
+from astropt_db.simulate.profiles import make_batch, shape_table
+from astropt_db.simulate.psf import PSF_SAMPLING, point_stamps, transfer
 from astropt_db.simulate.scene import Scene
-from astropt_db.simulate.seds import require_galsim
-from astropt_db.simulate.special import FAMILY, component_maps
+from astropt_db.simulate.special import component_maps
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Complex64 = NDArray[np.complex64]
 
-STAMP_SIZES: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 256, 384, 512)
+STAMP_SIZES: tuple[int, ...] = (
+    *(32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
+)
 _OVERSAMPLED_UP_TO = 96
-_PSF_SAMPLING = 2
-_BATCH_PIXELS = 2**18
-"""Oversampled pixels per batch: each working array of a batch stays near a megabyte."""
+_BATCH_PIXELS = 2**16
+"""Oversampled pixels per batch: a few of its working arrays fit in a core's own cache."""
+_POINT = "point"
+_POINT_LIKE = ("star", "qso")
 _FAINTEST_SURFACE_BRIGHTNESS = 0.2
 """Stamps end where a profile falls below this share of the VIS noise."""
 
@@ -78,7 +80,7 @@ def stamp_sizes(truth: pd.DataFrame, vis_flux: Float64) -> NDArray[np.int64]:
     reach = np.maximum(reach, 25.0 * truth["einstein_radius"].to_numpy())
     artefact = (truth["kind"] == "artefact").to_numpy()
     reach = np.where(artefact, 40.0 * truth["half_light_radius"].to_numpy(), reach)
-    point = truth["kind"].isin(["star", "qso"]).to_numpy()
+    point = truth["kind"].isin(_POINT_LIKE).to_numpy()
     # Diffraction rings fall as 0.12 F / r^3; spikes reach some two and a half times as far.
     halo = 2.5 * (0.12 * np.maximum(vis_flux, 1e-6) / noise) ** (1.0 / 3.0)
     reach = np.where(point, np.maximum(halo, 14.0), reach) + 8.0
@@ -103,10 +105,14 @@ def draw(scene: Scene, position: Float64, shape: tuple[int, int]) -> Canvas:
     sizes = stamp_sizes(scene.truth, scene.total[:, 0])
     scale = np.array([1.0 / band.ujy_per_unit for band in EUCLID_BANDS])
     flux = (scene.flux[:, :, : len(EUCLID_BANDS)] * scale).astype(np.float32)
-    for rows, family, size in _batches(scene.truth, sizes):
+    shapes = shape_table(scene.truth)
+    for rows, morphology, size in _batches(scene.truth, sizes):
         centre = np.rint(position[rows]).astype(np.int64)
         offset = (position[rows] - centre) * PIXEL_ARCSEC
-        stamps = _stamps(scene.truth.iloc[rows], offset, flux[rows], family, size)
+        if morphology == _POINT:
+            stamps = point_stamps(flux[rows, 0], offset, size, _oversampling(size))
+        else:
+            stamps = _stamps(shapes[:, rows], offset, flux[rows], morphology, size)
         _paste(canvas, stamps, centre, rows)
     return canvas
 
@@ -114,10 +120,10 @@ def draw(scene: Scene, position: Float64, shape: tuple[int, int]) -> Canvas:
 def _batches(
     truth: pd.DataFrame, sizes: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.intp], str, int]]:
-    """Rows of one family and one stamp size, a bounded number at a time."""
-    family = truth["morphology"].map(FAMILY).to_numpy(dtype=str)
-    for name, size in sorted(set(zip(family.tolist(), sizes.tolist(), strict=True))):
-        rows = np.flatnonzero((family == name) & (sizes == size))
+    """Rows of one morphology and one stamp size, a bounded number at a time."""
+    kind = truth["morphology"].replace(dict.fromkeys(_POINT_LIKE, _POINT)).to_numpy(dtype=str)
+    for name, size in sorted(set(zip(kind.tolist(), sizes.tolist(), strict=True))):
+        rows = np.flatnonzero((kind == name) & (sizes == size))
         pixels = (size * _oversampling(size)) ** 2
         count = max(1, _BATCH_PIXELS // pixels)
         for start in range(0, rows.size, count):
@@ -125,28 +131,46 @@ def _batches(
 
 
 def _oversampling(size: int) -> int:
-    return _PSF_SAMPLING if size <= _OVERSAMPLED_UP_TO else 1
+    return PSF_SAMPLING if size <= _OVERSAMPLED_UP_TO else 1
 
 
-def _stamps(truth: pd.DataFrame, offset: Float64, flux: Float32, family: str, size: int) -> Float32:
+def _stamps(shapes: Float32, offset: Float64, flux: Float32, morphology: str, size: int) -> Float32:
     """Convolved stamps in mosaic units, shape ``(n, 4, size, size)``."""
     over = _oversampling(size)
-    batch = make_batch(truth, offset, size * over, PIXEL_ARCSEC / over)
-    components, maps = component_maps(family, batch)
+    batch = make_batch(shapes, offset, size * over, PIXEL_ARCSEC / over)
+    components, maps = component_maps(morphology, batch)
     spectra = fft.rfft2(maps)
     # NISP's PSF has no power beyond the mosaic's own frequencies: the rest need not be mixed.
     coarse = _low_frequencies(spectra, size) if over > 1 else spectra
-    out = np.empty((len(truth), len(EUCLID_BANDS), size, size), dtype=np.float32)
+    out = np.empty((len(offset), len(EUCLID_BANDS), size, size), dtype=np.float32)
     for index in range(len(EUCLID_BANDS)):
         weights = flux[:, components, index]
-        if index == 0:
-            mixed = _mix(weights, spectra) * _transfer(index, size * over, over)
-            out[:, index] = fft.irfft2(mixed)[:, ::over, ::over] * over**2
+        response = transfer(index, size * over, over)
+        if over == 1:
+            mixed = _mix(weights, spectra) * response
+        elif index == 0:
+            mixed = _fold(_mix(weights, spectra) * response, size)
         else:
-            transfer = _transfer(index, size * over, over)
-            kept = _low_frequencies(transfer, size) if over > 1 else transfer
-            out[:, index] = fft.irfft2(_mix(weights, coarse) * kept, s=(size, size))
+            mixed = _mix(weights, coarse) * _low_frequencies(response, size)
+        out[:, index] = fft.irfft2(mixed, s=(size, size), overwrite_x=True)
     return out
+
+
+def _fold(spectrum: Complex64, size: int) -> Complex64:
+    """Half-spectrum of every second pixel in both directions, times 4.
+
+    Parameters
+    ----------
+    spectrum
+        Half-spectra of images of ``2 size`` pixels on a side, ``(n, 2 size, size + 1)``.
+    size
+        Side of the smaller images: even.
+    """
+    half = size // 2
+    rows = spectrum[:, :size] + spectrum[:, size:]
+    # Frequencies beyond the half-spectrum are the conjugates of those opposite.
+    opposite = rows[:, -np.arange(size) % size, size : half - 1 : -1]
+    return np.asarray(rows[:, :, : half + 1] + np.conj(opposite), dtype=np.complex64)
 
 
 def _low_frequencies(spectrum: Complex64, size: int) -> Complex64:
@@ -181,52 +205,7 @@ def _paste(
         inside = np.s_[low_y - y + half : high_y - y + half, low_x - x + half : high_x - x + half]
         window = np.s_[low_y:high_y, low_x:high_x]
         canvas.images[:, *window] += stamps[index][:, *inside]
-        mine = signal[index][inside]
-        wins = mine > np.maximum(canvas.dominance[window], 0.05)
-        canvas.dominance[window][wins] = mine[wins]
-        canvas.owner[window][wins] = rows[index]
-
-
-@cache
-def _transfer(band: int, size: int, over: int) -> Complex64:
-    """Fourier transform of a band's PSF, sampled at ``0.1 / over`` arcsec on ``size`` pixels."""
-    image = _psf(EUCLID_BANDS[band])
-    sampled = image if over == _PSF_SAMPLING else image[::2, ::2] * _PSF_SAMPLING**2
-    cut = (len(sampled) - size) // 2
-    centred = sampled[cut : cut + size, cut : cut + size]
-    return np.asarray(fft.rfft2(fft.ifftshift(centred)), dtype=np.complex64)
-
-
-@cache
-def _psf(band: EuclidBand) -> Float32:
-    """PSF including the detector pixel on pixels of 0.05 arcsec, of unit total flux.
-
-    Its centre is pixel ``n // 2``. Diffraction comes from GalSim at each of the band's
-    wavelengths; blur and pixel are products with their analytic transforms.
-    """
-    galsim = require_galsim()
-    size, step = STAMP_SIZES[-1] * _PSF_SAMPLING, PIXEL_ARCSEC / _PSF_SAMPLING
-    image = np.zeros((size, size))
-    for factor in band.psf_spread:
-        optics = galsim.OpticalPSF(
-            lam=band.psf_wavelength * factor,
-            diam=1.2,
-            obscuration=0.33,
-            nstruts=3,
-            strut_thick=0.025,
-        )
-        drawn = optics.drawImage(nx=size, ny=size, scale=step, method="no_pixel", offset=(0.5, 0.5))
-        image += drawn.array / len(band.psf_spread)
-    frequency_x = fft.rfftfreq(size, step)[None, :]
-    frequency_y = fft.fftfreq(size, step)[:, None]
-    square = frequency_x**2 + frequency_y**2
-    blur = np.exp(-2.0 * np.pi**2 * band.psf_jitter**2 * square)
-    pixel = np.sinc(frequency_x * band.psf_pixel) * np.sinc(frequency_y * band.psf_pixel)
-    return np.asarray(fft.irfft2(fft.rfft2(image) * blur * pixel), dtype=np.float32)
-
-
-def psf_image(band: EuclidBand, size: int) -> Float64:
-    """PSF on mosaic pixels, centred on pixel ``size // 2``, shape ``(size, size)``."""
-    image = _psf(band)[::_PSF_SAMPLING, ::_PSF_SAMPLING].astype(np.float64) * _PSF_SAMPLING**2
-    low = len(image) // 2 - size // 2
-    return image[low : low + size, low : low + size]
+        mine, dominance = signal[index][inside], canvas.dominance[window]
+        wins = (mine > dominance) & (mine > np.float32(0.05))
+        np.copyto(dominance, mine, where=wins)
+        np.copyto(canvas.owner[window], np.int32(rows[index]), where=wins)

@@ -6,7 +6,7 @@ source where two overlap (`Canvas.owner`), in place of a deblender.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from astropt_db.simulate.bands import EUCLID_BANDS, PIXEL_ARCSEC
-from astropt_db.simulate.drawing import Canvas
 from astropt_db.simulate.mosaics import NO_COVERAGE_RMS
 
 Float32 = NDArray[np.float32]
@@ -35,7 +34,9 @@ _THRESHOLD = 1.8
 _INFRARED_THRESHOLD = 4.0
 _APERTURE_SIDE = 41
 _PROFILE_STEPS = 50
-_APERTURE_ROWS = 512
+_APERTURE_ROWS = 32
+_STRIP_PIXELS = 2**15
+"""Pixels that are smoothed at once: a strip's arrays stay in a core's own cache."""
 _MATCHING_SIGMA = (2.7, 1.85, 1.6, 0.0)
 """Gaussian sigmas in pixels after which the aperture of 2 FWHM holds as much of a point source in
 VIS, Y and J as in H (found numerically, to 2 per cent)."""
@@ -48,11 +49,12 @@ class Exposure:
     Attributes
     ----------
     images, rms
-        Shape ``(4, height, width)``; a pixel without coverage is 0 with infinite RMS.
+        One array of shape ``(height, width)`` per band; a pixel without coverage is 0 with
+        infinite RMS.
     """
 
-    images: Float32
-    rms: Float32
+    images: Sequence[Float32]
+    rms: Sequence[Float32]
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,19 @@ class Detections:
     mask: NDArray[np.int32]
 
 
-def to_microjansky(images: Float32, rms: Float32) -> Exposure:
-    """Convert a stack of four mosaics and RMS maps in place."""
-    for index, band in enumerate(EUCLID_BANDS):
-        images[index] *= np.float32(band.ujy_per_unit)
-        rms[index][rms[index] >= NO_COVERAGE_RMS] = np.inf
-        rms[index] *= np.float32(band.ujy_per_unit)
-    return Exposure(images, rms)
+def to_microjansky(images: Iterable[Float32], rms: Iterable[Float32]) -> Exposure:
+    """Convert four mosaics and their RMS maps in place."""
+    exposure = Exposure(list(images), list(rms))
+    for image, noise, band in zip(exposure.images, exposure.rms, EUCLID_BANDS, strict=True):
+        image *= np.float32(band.ujy_per_unit)
+        if noise.max() >= NO_COVERAGE_RMS:
+            np.copyto(noise, np.float32(np.inf), where=noise >= NO_COVERAGE_RMS)
+        noise *= np.float32(band.ujy_per_unit)
+    return exposure
 
 
 def detect(
-    exposure: Exposure, canvas: Canvas, truth: Float64, random: np.random.Generator
+    exposure: Exposure, owner: NDArray[np.int32], truth: Float64, random: np.random.Generator
 ) -> Detections:
     """Threshold the smoothed VIS image, then look for the rest in the NIR stack.
 
@@ -114,8 +118,8 @@ def detect(
     ----------
     exposure
         Noisy images.
-    canvas
-        Noiseless images, for the owner of each pixel.
+    owner
+        Row of the source that each pixel belongs to, -1 for none: `Canvas.owner`.
     truth
         True positions in pixels, shape ``(n, 2)``: where to look.
     random
@@ -123,31 +127,31 @@ def detect(
     """
     number = truth.shape[0]
     vis = exposure.images[0]
-    mask = _isophotes(vis / exposure.rms[0], canvas.owner, truth)
-    row, column = np.nonzero(mask >= 0)
-    owner = mask[row, column].astype(np.intp)
-    light = vis[row, column].astype(np.float64)
-    error = exposure.rms[0][row, column].astype(np.float64)
+    mask, place = _isophotes(vis / exposure.rms[0], owner, truth)
+    row, column = np.divmod(place, mask.shape[1])
+    source = mask.ravel()[place].astype(np.intp)
+    light = vis.ravel()[place].astype(np.float64)
+    error = exposure.rms[0].ravel()[place].astype(np.float64)
 
     def total(values: Float64) -> Float64:
-        return np.bincount(owner, weights=values, minlength=number).astype(np.float64)
+        return np.bincount(source, weights=values, minlength=number).astype(np.float64)
 
-    area = np.bincount(owner, minlength=number)
+    area = np.bincount(source, minlength=number)
     flux = total(light)
     weight = np.maximum(light, 0.0)
     norm = np.maximum(total(weight), 1e-12)
     x0, y0 = total(weight * column) / norm, total(weight * row) / norm
-    dx, dy = column - x0[owner], row - y0[owner]
+    dx, dy = column - x0[source], row - y0[source]
     moments = [total(weight * a * b) / norm for a, b in ((dx, dx), (dy, dy), (dx, dy))]
     semi_major, axis_ratio, angle = _ellipse(*moments)
     in_vis = (area >= MINIMUM_AREA) & (flux > 0)
     infrared = _infrared_signal(exposure, truth) > _INFRARED_THRESHOLD
     blur = random.normal(0.0, 0.7, (number, 2))
     position = np.where(in_vis[:, None], np.stack([x0, y0], axis=1), truth + blur)
-    elliptic = np.hypot(dx, dy) * np.sqrt(1.0 / np.maximum(axis_ratio[owner], 0.3))
+    elliptic = np.hypot(dx, dy) * np.sqrt(1.0 / np.maximum(axis_ratio[source], 0.3))
     first = total(weight * elliptic) / norm
     peak = np.zeros(number)
-    np.maximum.at(peak, owner, light)
+    np.maximum.at(peak, source, light)
     return Detections(
         detected=in_vis | infrared,
         in_vis=in_vis,
@@ -159,15 +163,20 @@ def detect(
         axis_ratio=axis_ratio,
         angle=angle,
         peak=peak,
-        blended=_touching(mask, number),
+        blended=_touching(mask, place, number),
         kron=np.clip(3.2 * first, 7.0, WINDOWS[-1] / 2 - 1),
         mask=mask,
     )
 
 
-def _isophotes(signal: Float32, owner: NDArray[np.int32], truth: Float64) -> NDArray[np.int32]:
-    """Pixels above threshold that hang together with their owner's centre, by owner; else -1."""
-    smooth = ndimage.gaussian_filter(signal, 1.0)
+def _isophotes(
+    signal: Float32, owner: NDArray[np.int32], truth: Float64
+) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """Pixels above threshold that hang together with their owner's centre, by owner; else -1.
+
+    Also the places of those pixels in the flattened image, in its order.
+    """
+    smooth = _smoothed(signal)
     sample = smooth[::7, ::7]
     scatter = 1.4826 * np.median(np.abs(sample - np.median(sample)))
     bright = smooth > _THRESHOLD * scatter
@@ -178,7 +187,37 @@ def _isophotes(signal: Float32, owner: NDArray[np.int32], truth: Float64) -> NDA
     own_island = islands[y, x]
     # Row -1 looks up the last entry, which is replaced by an island that does not exist.
     wanted = np.append(np.where(own_island > 0, own_island, -1), -2)
-    return np.where(bright & (islands == wanted[owner]), owner, np.int32(-1)).astype(np.int32)
+    place = np.flatnonzero(bright)
+    owners = owner.ravel()[place]
+    kept = islands.ravel()[place] == wanted[owners]
+    mask = np.full(signal.shape, -1, np.int32)
+    mask.ravel()[place[kept]] = owners[kept]
+    return mask, place[kept]
+
+
+def _smoothed(image: Float32) -> Float32:
+    """Convolution with a Gaussian of 1 pixel out to 4 sigma, reflected at the edges."""
+    weights = np.exp(-0.5 * np.arange(5.0) ** 2)
+    weights /= 2.0 * weights.sum() - weights[0]
+    reach = weights.size - 1
+    padded = np.pad(image, reach, mode="symmetric")
+    out = np.empty_like(image)
+    rows = max(1, _STRIP_PIXELS // image.shape[1])
+    for low in range(0, len(image), rows):
+        strip = padded[low : low + rows + 2 * reach]
+        out[low : low + rows] = _weighted(_weighted(strip, weights).T, weights).T
+    return out
+
+
+def _weighted(image: Float32, weights: Float64) -> Float32:
+    """Sum of rows about each row by distance, where there are as many on either side."""
+    reach = weights.size - 1
+    number = len(image) - 2 * reach
+    total = np.float32(weights[0]) * image[reach : reach + number]
+    for step, weight in enumerate(weights[1:].astype(np.float32), 1):
+        above, below = reach - step, reach + step
+        total += weight * (image[above : above + number] + image[below : below + number])
+    return np.asarray(total, dtype=np.float32)
 
 
 def _ellipse(xx: Float64, yy: Float64, xy: Float64) -> tuple[Float64, Float64, Float64]:
@@ -192,7 +231,7 @@ def _ellipse(xx: Float64, yy: Float64, xy: Float64) -> tuple[Float64, Float64, F
 
 def _infrared_signal(exposure: Exposure, truth: Float64) -> Float64:
     """Signal-to-noise ratio of sources in the stack of Y, J and H, 0 outside the tile."""
-    height, width = exposure.images.shape[1:]
+    height, width = exposure.images[0].shape
     grid = np.stack(np.meshgrid(np.arange(20, width, 60), np.arange(20, height, 60)), axis=-1)
     sky = _filtered_stack(exposure, grid.reshape(-1, 2).astype(np.float64))
     sky = sky[sky != 0.0]
@@ -214,11 +253,16 @@ def _filtered_stack(exposure: Exposure, position: Float64) -> Float64:
     return total
 
 
-def _touching(mask: NDArray[np.int32], number: int) -> Bool:
-    """Sources whose isophote has a neighbouring pixel in another source's."""
+def _touching(mask: NDArray[np.int32], place: NDArray[np.intp], number: int) -> Bool:
+    """Sources whose isophote has a neighbouring pixel in another source's.
+
+    ``place`` holds the isophotes' pixels in the flattened ``mask``.
+    """
     touched = np.zeros(number, dtype=np.bool_)
-    for first, second in ((mask[:, :-1], mask[:, 1:]), (mask[:-1], mask[1:])):
-        border = (first >= 0) & (second >= 0) & (first != second)
+    flat, width = mask.ravel(), mask.shape[1]
+    for step, inside in ((1, place % width < width - 1), (width, place < flat.size - width)):
+        first, second = flat[place[inside]], flat[place[inside] + step]
+        border = (second >= 0) & (first != second)
         touched[first[border]] = True
         touched[second[border]] = True
     return touched
@@ -240,9 +284,18 @@ def gather(image: NDArray[Pixel], position: Float64, side: int) -> NDArray[Pixel
     """
     axis = np.arange(side) - side // 2
     centre = np.rint(position).astype(np.intp)
-    columns = np.clip(centre[:, :1] + axis, 0, image.shape[1] - 1)
-    rows = np.clip(centre[:, 1:] + axis, 0, image.shape[0] - 1)
-    windows: NDArray[Pixel] = image[rows[:, :, None], columns[:, None, :]]
+    inside = ((centre >= side // 2) & (centre < np.array(image.shape[::-1]) - side // 2)).all(
+        axis=1
+    )
+    windows = np.empty((len(centre), side, side), image.dtype)
+    if inside.any():
+        # Whole rows of a window are copied at once.
+        corner = centre[inside] - side // 2
+        every = np.lib.stride_tricks.sliding_window_view(image, (side, side))
+        windows[inside] = every[corner[:, 1], corner[:, 0]]
+    columns = np.clip(centre[~inside, :1] + axis, 0, image.shape[1] - 1)
+    rows = np.clip(centre[~inside, 1:] + axis, 0, image.shape[0] - 1)
+    windows[~inside] = image[rows[:, :, None], columns[:, None, :]]
     return windows
 
 
@@ -257,18 +310,15 @@ def offsets(position: Float64, side: int) -> tuple[Float32, Float32]:
     )
 
 
-def window_batches(reach: Float64, pixels: int = 2**20) -> Iterator[tuple[NDArray[np.intp], int]]:
-    """Rows whose windows hold ``reach`` pixels about the centre, with the window's side."""
+def window_sides(reach: Float64) -> Int64:
+    """Side of the windows that hold ``reach`` pixels about the centre, one of `WINDOWS`."""
     sides = np.array(WINDOWS)
-    chosen = np.minimum(np.searchsorted(sides // 2, reach), sides.size - 1)
-    for index, side in enumerate(WINDOWS):
-        rows = np.flatnonzero(chosen == index)
-        count = max(1, pixels // side**2)
-        for start in range(0, rows.size, count):
-            yield rows[start : start + count], side
+    return sides[np.minimum(np.searchsorted(sides // 2, reach), sides.size - 1)]
 
 
-def aperture_fluxes(images: Float32, rms: Float32, position: Float64) -> tuple[Float64, Float64]:
+def aperture_fluxes(
+    images: Sequence[Float32], rms: Sequence[Float32], position: Float64
+) -> tuple[Float64, Float64]:
     """Fluxes in circular apertures of 1 to 4 FWHM diameter on images matched to H's PSF.
 
     Smoothing an image and summing it under an aperture is summing the image under a smoothed
@@ -277,7 +327,7 @@ def aperture_fluxes(images: Float32, rms: Float32, position: Float64) -> tuple[F
     Parameters
     ----------
     images, rms
-        First ``k`` of the four Euclid bands, microjansky per pixel, ``(k, height, width)``.
+        First ``k`` of the four Euclid bands, microjansky per pixel, each ``(height, width)``.
     position
         Pixels from 0, shape ``(n, 2)``.
 
@@ -298,12 +348,14 @@ def aperture_fluxes(images: Float32, rms: Float32, position: Float64) -> tuple[F
             missing = ~np.isfinite(variance)
             variance[missing] = 0.0
             for aperture in range(4):
-                weight = _aperture_profile(band, aperture)[step]
+                weight = _aperture_profile(band, aperture).take(step, mode="clip")
                 flux[rows, band, aperture] = np.einsum("nyx,nyx->n", weight, pixels)
-                power = np.einsum("nyx,nyx,nyx->n", weight, weight, variance)
-                lost = np.einsum("nyx,nyx->n", weight, missing) > 0.2 * weight.sum(axis=(1, 2))
-                flux[rows, band, aperture][lost] = np.nan
-                error[rows, band, aperture] = np.where(lost, np.nan, np.sqrt(power))
+                power = np.einsum("nyx,nyx->n", weight * weight, variance)
+                error[rows, band, aperture] = np.sqrt(power)
+                if missing.any():
+                    lost = (weight * missing).sum(axis=(1, 2)) > 0.2 * weight.sum(axis=(1, 2))
+                    flux[rows, band, aperture][lost] = np.nan
+                    error[rows, band, aperture][lost] = np.nan
     return flux, error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,8 +33,8 @@ RELEASE = "Q1_R1"
 
 _VIS_SHIFT = 0.177
 """Sub-pixel shift of bilinear resampling that gives the noise correlation of a real mosaic."""
-_STRIP_ROWS = 192
-"""Rows that are exposed at once: a strip's arrays stay in the processor's caches."""
+_STRIP_PIXELS = 2**15
+"""Pixels that are exposed or written at once: a strip's arrays stay in a core's own cache."""
 
 
 @dataclass(frozen=True)
@@ -134,28 +135,41 @@ def noise(band: EuclidBand, shape: tuple[int, int], random: np.random.Generator)
     It is drawn on the detector's pixels and resampled bilinearly to 0.1 arcsec, as the mosaics
     are, which correlates neighbours and lowers the scatter of single pixels.
     """
+    return np.concatenate(list(_noise_strips(band, shape, random)))
+
+
+def _noise_strips(
+    band: EuclidBand, shape: tuple[int, int], random: np.random.Generator
+) -> Iterator[Float32]:
+    """`noise` from top to bottom, a few rows at a time; the size of a strip changes nothing."""
     height, width = shape
     factor = band.noise_pixel
-    if factor == 1:
-        field = random.standard_normal((height + 1, width + 1), dtype=np.float32)
-        kept, moved = np.float32(1.0 - _VIS_SHIFT), np.float32(_VIS_SHIFT)
-        rows = kept * field[:-1] + moved * field[1:]
-        return np.asarray(kept * rows[:, :-1] + moved * rows[:, 1:])
-    # A detector pixel holds factor^2 mosaic pixels: its flux has factor times their noise, and
-    # is spread over factor^2 of them.
-    field = random.standard_normal((height // factor + 2, width // factor + 2), dtype=np.float32)
-    field /= np.float32(factor)
-    rows = _interpolate(field, factor)[:height]
-    return np.ascontiguousarray(_interpolate(rows.T, factor)[:width].T)
+    parts = [_VIS_SHIFT] if factor == 1 else [phase / factor for phase in range(factor)]
+
+    def detector_rows(number: int) -> Float32:
+        field = random.standard_normal((number, width // factor + 2), dtype=np.float32)
+        # A detector pixel holds factor^2 mosaic pixels: its flux has factor times their noise,
+        # and is spread over factor^2 of them.
+        field *= np.float32(1.0 / factor)
+        return _resample(field, parts, axis=1)[:, :width]
+
+    number = max(1, _STRIP_PIXELS // (factor * width))
+    last = detector_rows(1)
+    for low in range(0, height, number * factor):
+        rows = np.concatenate([last, detector_rows(number)])
+        last = rows[-1:]
+        yield _resample(rows, parts, axis=0)[: height - low]
 
 
-def _interpolate(values: Float32, factor: int) -> Float32:
-    """Linear interpolation to ``factor`` points per interval along the first axis."""
-    out = np.empty((factor * (len(values) - 1), values.shape[1]), dtype=np.float32)
-    for phase in range(factor):
-        part = np.float32(phase / factor)
-        out[phase::factor] = values[:-1] + part * (values[1:] - values[:-1])
-    return out
+def _resample(values: Float32, parts: list[float], axis: int) -> Float32:
+    """Linear interpolation along an axis at some parts of every interval."""
+    before = values[:-1] if axis == 0 else values[:, :-1]
+    step = np.diff(values, axis=axis)
+    points = [before + np.float32(part) * step for part in parts]
+    if len(points) == 1:
+        return points[0]
+    shape = [len(parts) * n if i == axis else n for i, n in enumerate(step.shape)]
+    return np.stack(points, axis=axis + 1).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -181,27 +195,29 @@ def draw_defects(tile: Tile, random: np.random.Generator) -> Defects:
     return Defects({name: vis if name == "VIS" else infrared for name in names})
 
 
-def expose(
-    model: Float32, band: EuclidBand, missing: Bool, random: np.random.Generator
-) -> tuple[Float32, Float32]:
-    """A noisy mosaic and its RMS map from a noiseless image, all in mosaic units.
+def expose(image: Float32, band: EuclidBand, missing: Bool, random: np.random.Generator) -> Float32:
+    """Make a noiseless image a noisy mosaic, in place, and return its RMS map.
 
-    ``model`` is saturated in place. Pixels without coverage are 0 with an RMS of 1e16.
+    All are in mosaic units. Light is cut off at saturation. Pixels without coverage are 0 with
+    an RMS of 1e16.
     """
-    np.minimum(model, np.float32(band.saturation), out=model)
-    rms = np.empty_like(model)
-    image = np.empty_like(model)
-    for low in range(0, model.shape[0], _STRIP_ROWS):
-        strip = np.s_[low : low + _STRIP_ROWS]
-        variance = np.maximum(model[strip], 0.0)
+    rms = np.empty_like(image)
+    low = 0
+    for grain in _noise_strips(band, (image.shape[0], image.shape[1]), random):
+        strip = slice(low, low + len(grain))
+        low = strip.stop
+        light, scatter, hole = image[strip], rms[strip], missing[strip]
+        np.minimum(light, np.float32(band.saturation), out=light)
+        variance = np.maximum(light, np.float32(0.0))
         variance *= np.float32(1.0 / band.gain)
         variance += np.float32(band.rms**2)
-        np.sqrt(variance, out=rms[strip])
-        np.multiply(noise(band, variance.shape, random), rms[strip], out=image[strip])
-        image[strip] += model[strip]
-    image[missing] = 0.0
-    rms[missing] = NO_COVERAGE_RMS
-    return image, rms
+        np.sqrt(variance, out=scatter)
+        grain *= scatter
+        light += grain
+        if hole.any():
+            np.copyto(light, np.float32(0.0), where=hole)
+            np.copyto(scatter, np.float32(NO_COVERAGE_RMS), where=hole)
+    return rms
 
 
 def add_trails(model: Float32, tile: Tile, random: np.random.Generator) -> None:
@@ -265,6 +281,17 @@ def write_mosaics(
     for kind, data in kinds:
         _, when = stamp(seed, kind, tile.index)
         path = place / product_name(kind, tile, seed)
-        fits.PrimaryHDU(data, mosaic_header(tile, band, when)).writeto(path, overwrite=True)
+        _write_image(path, data, mosaic_header(tile, band, when))
         paths.append(path)
     return paths
+
+
+def _write_image(path: Path, data: Float32, header: fits.Header) -> None:
+    """Write a FITS image strip by strip: swapping the bytes of all of it at once is slower."""
+    complete = fits.PrimaryHDU(data, header).header
+    rows = max(1, _STRIP_PIXELS // data.shape[1])
+    with path.open("wb") as file:
+        file.write(complete.tostring().encode("ascii"))
+        for low in range(0, len(data), rows):
+            file.write(data[low : low + rows].astype(">f4").tobytes())
+        file.write(bytes(-file.tell() % 2880))

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy import special
 
 from astropt_db.simulate.bands import EUCLID_BANDS, GROUND_BANDS, Field
-from astropt_db.simulate.drawing import Canvas
 from astropt_db.simulate.measure import (
     COLOUR_FWHM,
     Detections,
@@ -23,6 +22,7 @@ from astropt_db.simulate.measure import (
 )
 from astropt_db.simulate.shapes import Shapes
 
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
@@ -59,7 +59,7 @@ class Fluxes:
 
 def measure_fluxes(
     exposure: Exposure,
-    canvas: Canvas,
+    noiseless: Float32,
     found: Detections,
     shapes: Shapes,
     true_total: Float64,
@@ -70,8 +70,10 @@ def measure_fluxes(
 
     Parameters
     ----------
-    exposure, canvas
-        Noisy and noiseless images of the tile.
+    exposure
+        Noisy images of the tile.
+    noiseless
+        VIS without noise, mosaic units.
     found, shapes
         Detections and shapes.
     true_total
@@ -82,7 +84,7 @@ def measure_fluxes(
         Source of the ground-based noise.
     """
     flux, error = aperture_fluxes(exposure.images, exposure.rms, found.position)
-    ground, ground_error = _ground(canvas, found.position, true_total, field, random)
+    ground, ground_error = _ground(noiseless, found.position, true_total, field, random)
     flux, error = np.concatenate([flux, ground], axis=1), np.concatenate([error, ground_error], 1)
     colour, colour_error = flux[:, :, _COLOUR_APERTURE], error[:, :, _COLOUR_APERTURE]
     scale = shapes.total / colour[:, 0]
@@ -102,15 +104,15 @@ def measure_fluxes(
 
 
 def _ground(
-    canvas: Canvas,
+    noiseless: Float32,
     position: Float64,
     true_total: Float64,
     field: Field,
     random: np.random.Generator,
 ) -> tuple[Float64, Float64]:
     """Aperture fluxes and errors of the ground-based bands, shape ``(n, g, 4)``."""
-    model = canvas.images[:1] * np.float32(EUCLID_BANDS[0].ujy_per_unit)
-    light, _ = aperture_fluxes(model, np.ones_like(model), position)
+    light, _ = aperture_fluxes([noiseless], [np.ones_like(noiseless)], position)
+    light *= EUCLID_BANDS[0].ujy_per_unit
     share = light[:, 0] / np.maximum(true_total[:, :1], 1e-9)
     size = COLOUR_FWHM * np.arange(1, 5) / 2.0
     sigma = np.array([band.sigma_2arcsec for band in GROUND_BANDS[field]])

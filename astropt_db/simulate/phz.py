@@ -26,7 +26,8 @@ Float64 = NDArray[np.float64]
 _FIT_TYPES = np.array([0, 2, 4, 6, 8, 10, 12, 14, 16])
 _FIT_REDDENINGS = np.array([0, 2, 3])
 _ERROR_FLOOR = 0.04
-_ROWS = 128
+_ROWS = 16
+"""Sources that are compared with all templates at once: a megabyte per working array."""
 _SUN_V = 4.81
 POSTERIOR_DRAWS = 64
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from astropt_db.errors import ConfigurationError
 from astropt_db.simulate import mosaics, surveys
@@ -26,8 +28,10 @@ from astropt_db.simulate.measure import detect, to_microjansky
 from astropt_db.simulate.mosaics import Tile
 from astropt_db.simulate.photometry import measure_fluxes
 from astropt_db.simulate.phz_tables import write_phz
+from astropt_db.simulate.profiles import textures
+from astropt_db.simulate.psf import psf_image
 from astropt_db.simulate.scene import Scene, concatenate, draw_scene, take
-from astropt_db.simulate.seds import photometry
+from astropt_db.simulate.seds import photometry, require_galsim
 from astropt_db.simulate.shapes import measure_shapes
 from astropt_db.simulate.spectra import write_spectra
 
@@ -71,9 +75,20 @@ class SimulationSummary:
 
 
 @dataclass(frozen=True)
+class _Task:
+    directory: Path
+    tile: Tile
+    scene: Scene
+    seed: int
+
+
+@dataclass(frozen=True)
 class _TileResult:
     files: list[Path]
     truth: pd.DataFrame
+
+
+_Run = Callable[[list[_Task]], Iterator[_TileResult]]
 
 
 def simulate(
@@ -120,15 +135,19 @@ def simulate(
     size = tile_size or default_tile_size(sources, tiles)
     report = progress or (lambda line: None)
     layout = mosaics.lay_out(known, tiles, size)
-    sky = _draw_sky(layout, sources, seed)
-    report(f"drew {len(sky.truth)} sources on {tiles} tiles of {size} x {size} px")
     files: list[Path] = []
     truths: list[pd.DataFrame] = []
-    tasks = [(directory, tile, _on_tile(sky, tile), seed) for tile in layout]
-    for tile, result in zip(layout, _run(tasks, jobs), strict=True):
-        files += result.files
-        truths.append(result.truth)
-        report(f"tile {tile.index}: {int(result.truth['detected'].sum())} catalogued sources")
+    require_galsim()
+    # Tiles are what is done in parallel: BLAS threads of several processes would wait for each
+    # other, at the expense of the rest, and their number would decide the last bits.
+    with threadpool_limits(1, "blas"), _workers(min(jobs, tiles), known) as run:
+        sky = _draw_sky(layout, sources, seed)
+        report(f"drew {len(sky.truth)} sources on {tiles} tiles of {size} x {size} px")
+        tasks = [_Task(directory, tile, _on_tile(sky, tile), seed) for tile in layout]
+        for tile, result in zip(layout, run(tasks), strict=True):
+            files += result.files
+            truths.append(result.truth)
+            report(f"tile {tile.index}: {int(result.truth['detected'].sum())} catalogued sources")
     truth = pd.concat(truths).sort_values("source").reset_index(drop=True)
     files += _write_outside(directory, truth, seed)
     return SimulationSummary(
@@ -207,19 +226,33 @@ def _on_tile(sky: Scene, tile: Tile) -> Scene:
     return scene
 
 
-def _run(tasks: list[tuple[Path, Tile, Scene, int]], jobs: int) -> Iterator[_TileResult]:
-    """Results in the order of the tiles, from this process or from several."""
-    if jobs <= 1 or len(tasks) == 1:
-        yield from map(_simulate_tile, tasks)
+@contextmanager
+def _workers(jobs: int, field: Field) -> Iterator[_Run]:
+    """A function that simulates tiles in this process or in several; results keep their order."""
+    if jobs <= 1:
+        yield lambda tasks: map(_simulate_tile, tasks)
         return
     # A forked child of a process with threads (BLAS, a database client) can deadlock.
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_simulate_tile, tasks)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_prepare, initargs=(field,)) as pool:
+        for _ in range(jobs):
+            # Something to do starts a process: it gets ready while this one draws the sky.
+            pool.submit(int)
+        yield lambda tasks: pool.map(_simulate_tile, tasks)
 
 
-def _simulate_tile(task: tuple[Path, Tile, Scene, int]) -> _TileResult:
+def _prepare(field: Field) -> None:
+    """Compute what every tile needs once per process."""
+    threadpool_limits(1, "blas")
+    photometry(field)
+    textures()
+    for band in EUCLID_BANDS:
+        psf_image(band, 1)
+
+
+def _simulate_tile(task: _Task) -> _TileResult:
     """Draw, expose, measure and write one tile."""
-    directory, tile, scene, seed = task
+    directory, tile, scene, seed = task.directory, task.tile, task.scene, task.seed
     light = photometry(tile.field)
     pixels = np.random.default_rng([seed, _PIXELS, tile.number])
     tables = np.random.default_rng([seed, _TABLES, tile.number])
@@ -228,15 +261,17 @@ def _simulate_tile(task: tuple[Path, Tile, Scene, int]) -> _TileResult:
     canvas = draw(scene, position, (tile.size, tile.size))
     mosaics.add_trails(canvas.images[0], tile, pixels)
     defects = mosaics.draw_defects(tile, pixels)
-    images, maps, files = np.empty_like(canvas.images), np.empty_like(canvas.images), []
-    for index, band in enumerate(EUCLID_BANDS):
-        missing = defects.missing[band.name]
-        images[index], maps[index] = mosaics.expose(canvas.images[index], band, missing, pixels)
-        files += mosaics.write_mosaics(directory, tile, band, images[index], maps[index], seed)
-    exposure = to_microjansky(images, maps)
-    found = detect(exposure, canvas, position, tables)
+    # As deep as the noisy image is: cores of bright stars are cut off.
+    noiseless = np.minimum(canvas.images[0], np.float32(EUCLID_BANDS[0].saturation))
+    maps, files = [], []
+    for image, band in zip(canvas.images, EUCLID_BANDS, strict=True):
+        rms = mosaics.expose(image, band, defects.missing[band.name], pixels)
+        files += mosaics.write_mosaics(directory, tile, band, image, rms, seed)
+        maps.append(rms)
+    exposure = to_microjansky(canvas.images, maps)
+    found = detect(exposure, canvas.owner, position, tables)
     shapes = measure_shapes(exposure.images[0], exposure.rms[0], found)
-    fluxes = measure_fluxes(exposure, canvas, found, shapes, scene.total, tile.field, tables)
+    fluxes = measure_fluxes(exposure, noiseless, found, shapes, scene.total, tile.field, tables)
     measured = measure_sources(tile, truth, exposure, found, shapes, fluxes, tables)
     bands = (light.bands, light.wavelengths)
     files += write_catalogues(directory, tile, measured, truth, shapes, bands, seed, tables)

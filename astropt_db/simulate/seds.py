@@ -116,7 +116,7 @@ class Photometry:
 
 @cache
 def photometry(field: Field) -> Photometry:
-    """The look-up tables of a field; computed once per process (about 0.5 s).
+    """The look-up tables of a field; computed once per process (about 0.3 s).
 
     Raises
     ------
@@ -124,20 +124,21 @@ def photometry(field: Field) -> Photometry:
         If GalSim is not installed.
     """
     names, curves = _transmissions(field)
-    spectra = _galaxy_templates()
-    dusty = spectra[:, None, :] * 10.0 ** (-0.4 * REDDENINGS[:, None] * _calzetti(_WAVELENGTH))
+    dusty = _galaxy_templates()[:, None, :] * 10.0 ** (
+        -0.4 * REDDENINGS[:, None] * _calzetti(_WAVELENGTH)
+    )
     weights = _redshifted_weights(curves)
-    flat = dusty.reshape(-1, _WAVELENGTH.size) @ weights
-    galaxy = flat.reshape(TYPES.size, REDDENINGS.size, REDSHIFTS.size, len(names))
-    qso = (_qso_template() @ weights).reshape(REDSHIFTS.size, len(names))
-    at_rest = weights.reshape(_WAVELENGTH.size, REDSHIFTS.size, len(names))[:, 0]
+    spectra = np.concatenate([dusty.reshape(-1, _WAVELENGTH.size), _qso_template()[None]])
+    seen = np.stack([weight @ spectra.T for weight in weights], axis=-1)
+    galaxy = seen[:, :-1].reshape(REDSHIFTS.size, TYPES.size, REDDENINGS.size, len(names))
+    at_rest = weights[:, 0].T
     mean = (curves * _WAVELENGTH).sum(axis=1) / curves.sum(axis=1)
     rest = dusty @ _rest_weights(_lsst_curves())
     return Photometry(
         bands=names,
         wavelengths=mean,
-        galaxy=np.ascontiguousarray(galaxy.transpose(2, 0, 1, 3)),
-        qso=qso,
+        galaxy=np.ascontiguousarray(galaxy),
+        qso=np.ascontiguousarray(seen[:, -1]),
         star=_star_templates() @ at_rest,
         rest=rest,
         extinction=_galactic_extinction(mean),
@@ -189,21 +190,23 @@ def _transmissions(field: Field) -> tuple[tuple[str, ...], Float64]:
 
 
 def _redshifted_weights(curves: Float64) -> Float64:
-    """Weights that turn a rest-frame F_lambda into band-averaged F_nu, shape ``(w, 601 b)``.
+    """Weights that turn a rest-frame F_lambda into band-averaged F_nu, shape ``(b, 601, w)``.
 
     F_nu of a band is int F_lambda T lambda dlambda / int T c / lambda dlambda. The observed
     spectrum is F_lambda(lambda / (1 + z)) / (1 + z).
     """
-    weights = np.zeros((_WAVELENGTH.size, REDSHIFTS.size, curves.shape[0]))
-    norm = (curves).sum(axis=1)
-    for index, redshift in enumerate(REDSHIFTS):
-        observed = _LN_WAVELENGTH + np.log1p(redshift)
-        transmitted = _intergalactic(redshift) / (1.0 + redshift)
-        for band, curve in enumerate(curves):
-            seen = np.interp(observed, _LN_WAVELENGTH, curve, left=0.0, right=0.0)
-            scale = (_WAVELENGTH * (1.0 + redshift)) ** 2 / _REFERENCE**2
-            weights[:, index, band] = seen * scale * transmitted / norm[band]
-    return weights.reshape(_WAVELENGTH.size, -1)
+    # On the logarithmic grid, a redshift shifts all wavelengths by the same number of steps.
+    shift = np.log1p(REDSHIFTS)[:, None] / (_LN_WAVELENGTH[1] - _LN_WAVELENGTH[0])
+    whole = shift.astype(np.intp)
+    part = shift - whole
+    place = np.minimum(np.arange(_WAVELENGTH.size) + whole, _WAVELENGTH.size)
+    common = _intergalactic(REDSHIFTS[:, None]) * (1.0 + REDSHIFTS[:, None])
+    common *= (_WAVELENGTH / _REFERENCE) ** 2
+    weights = np.empty((len(curves), *common.shape))
+    for weight, curve in zip(weights, curves, strict=True):
+        beyond = np.append(curve / curve.sum(), [0.0, 0.0])
+        np.multiply((1.0 - part) * beyond[place] + part * beyond[place + 1], common, out=weight)
+    return weights
 
 
 def _rest_weights(lsst: dict[str, tuple[Float64, Float64]]) -> Float64:
@@ -279,8 +282,11 @@ def _galactic_extinction(wavelength: Float64) -> Float64:
     return np.asarray(3.1 * (wavelength / 5500.0) ** -1.35)
 
 
-def _intergalactic(redshift: float) -> Float64:
-    """Mean transmission of the intergalactic medium on the rest-frame grid."""
+def _intergalactic(redshift: Float64) -> Float64:
+    """Mean transmission of the intergalactic medium on the rest-frame grid, ``(n, w)``.
+
+    ``redshift`` has shape ``(n, 1)``.
+    """
     opacity = 0.0036 * (1.0 + redshift) ** 3.46
     forest = np.where(_WAVELENGTH < 1216.0, np.exp(-opacity), 1.0)
-    return np.asarray(np.where(_WAVELENGTH < 912.0, forest * np.exp(-3.0 * opacity - 0.5), forest))
+    return np.where(_WAVELENGTH < 912.0, forest * np.exp(-3.0 * opacity - 0.5), forest)

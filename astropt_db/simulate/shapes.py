@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from astropt_db.simulate.bands import PIXEL_ARCSEC
-from astropt_db.simulate.measure import Detections, gather, offsets, window_batches
+from astropt_db.simulate.measure import Detections, gather, offsets, window_sides
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
+_BATCH_PIXELS = 2**16
+"""Pixels of the windows that are measured at once: some of their arrays fit in a core's cache."""
 _BINS = 96
 _PSF_HALF_LIGHT = 0.95
 """Half-light radius of the VIS PSF, pixels."""
@@ -74,12 +76,17 @@ def measure_shapes(image: Float32, rms: Float32, found: Detections) -> Shapes:
     number = found.detected.size
     out = {field.name: np.full(number, np.nan) for field in fields(Shapes)}
     error = np.where(np.isfinite(rms), rms, 0.0).astype(np.float32)
-    for batch, side in window_batches(np.where(found.detected, found.kron, -1.0)):
-        rows = batch[found.detected[batch]]
-        if rows.size:
-            window = _Window.cut(image, error, found, rows, side)
-            for name, value in window.measure().items():
-                out[name][rows] = value
+    detected = np.flatnonzero(found.detected)
+    sides = window_sides(found.kron[detected])
+    for side in np.unique(sides).tolist():
+        rows = detected[sides == side]
+        boxcar = int(2 * np.rint(np.median(found.kron[rows]) / 10.0) + 3)
+        count = max(1, _BATCH_PIXELS // side**2)
+        for start in range(0, rows.size, count):
+            batch = rows[start : start + count]
+            window = _Window.cut(image, error, found, batch, side)
+            for name, value in window.measure(boxcar).items():
+                out[name][batch] = value
     out["total"] = np.where(found.in_vis, out["total"], np.nan)
     out["index"] = _sersic_index(out["r80"] / out["r20"])
     sharp = np.sqrt(np.maximum(out["r50"] ** 2 - _PSF_HALF_LIGHT**2, 0.05))
@@ -132,13 +139,16 @@ class _Window:
             kron=found.kron[rows],
         )
 
-    def measure(self) -> dict[str, Float64]:
+    def measure(self, boxcar: int) -> dict[str, Float64]:
+        """All that the pixels say; ``boxcar`` is the width of smoothing for `smoothness`."""
         aperture = (self.radius < self.kron[:, None, None]) & ~self.foreign
-        inside = np.where(aperture, self.image, 0.0)
-        total = inside.sum(axis=(1, 2), dtype=np.float64)
-        variance = np.where(aperture, self.error**2, 0.0).sum(axis=(1, 2), dtype=np.float64)
-        r20, r50, r80 = self._growth(inside)
-        asymmetry, smoothness = self._residuals(aperture)
+        row, place = np.nonzero(aperture.reshape(len(self.image), -1))
+        place += row * self.image[0].size
+        light = self.image.ravel()[place]
+        total = np.bincount(row, light, len(self.image))
+        variance = np.bincount(row, self.error.ravel()[place] ** 2, len(self.image))
+        r20, r50, r80 = self._growth(row, self.radius.ravel()[place], light)
+        asymmetry, smoothness = self._residuals(aperture, boxcar)
         gini, moment_20 = self._inequality()
         return {
             "total": total,
@@ -153,14 +163,18 @@ class _Window:
             "moment_20": moment_20,
         }
 
-    def _growth(self, inside: Float32) -> tuple[Float64, Float64, Float64]:
-        """Radii of 20, 50 and 80 per cent of the light, from a histogram over radius."""
-        number = len(inside)
+    def _growth(
+        self, row: NDArray[np.intp], radius: Float32, light: Float32
+    ) -> tuple[Float64, Float64, Float64]:
+        """Radii of 20, 50 and 80 per cent of the light, from a histogram over radius.
+
+        The arguments describe the pixels of the total apertures: window, radius and light.
+        """
+        number = len(self.image)
         step = self.kron / _BINS
-        bins = np.minimum((self.radius / step[:, None, None]).astype(np.intp), _BINS)
-        bins += np.arange(number)[:, None, None] * (_BINS + 1)
-        light = np.bincount(bins.ravel(), weights=inside.ravel(), minlength=number * (_BINS + 1))
-        curve = np.cumsum(light.reshape(number, _BINS + 1)[:, :_BINS], axis=1)
+        bins = np.minimum((radius / step[row]).astype(np.intp), _BINS - 1) + row * _BINS
+        ringed = np.bincount(bins, light, number * _BINS)
+        curve = np.cumsum(ringed.reshape(number, _BINS), axis=1)
         curve = np.maximum.accumulate(curve, axis=1)
         share = curve / np.maximum(curve[:, -1:], 1e-12)
         radii = []
@@ -173,43 +187,53 @@ class _Window:
             radii.append(np.maximum((upper + part) * step, 0.3))
         return radii[0], radii[1], radii[2]
 
-    def _residuals(self, aperture: Bool) -> tuple[Float64, Float64]:
+    def _residuals(self, aperture: Bool, boxcar: int) -> tuple[Float64, Float64]:
         """Asymmetry under a half turn, and smoothness against a boxcar, noise subtracted."""
         both = aperture & aperture[:, ::-1, ::-1]
-        light = np.maximum(np.where(both, self.image, 0.0).sum(axis=(1, 2)), 1e-9)
+        light = np.maximum(_sums(both, self.image), 1e-9)
         turned = np.abs(self.image - self.image[:, ::-1, ::-1])
-        count = both.sum(axis=(1, 2))
-        noise = np.median(self.error, axis=(1, 2))
+        # A ninth of the pixels tells the typical noise of a window.
+        noise = np.median(self.error[:, ::3, ::3], axis=(1, 2))
         # Mean of |difference| of two Gaussian pixels, lowered by the mosaics' correlation.
-        expected = 0.71 * 1.128 * noise * count
-        asymmetry = (np.where(both, turned, 0.0).sum(axis=(1, 2)) - expected) / light
-        width = int(2 * np.rint(np.median(self.kron) / 10.0) + 3)
-        smooth = ndimage.uniform_filter(self.image, (0, width, width))
+        expected = 0.71 * 1.128 * noise * both.sum(axis=(1, 2))
+        asymmetry = (_sums(both, turned) - expected) / light
+        smooth = ndimage.uniform_filter(self.image, (0, boxcar, boxcar))
         ragged = np.maximum(self.image - smooth, 0.0)
-        outside = both & (self.radius > self.kron[:, None, None] / 12.0)
-        beyond = np.maximum(np.where(outside, self.image, 0.0).sum(axis=(1, 2)), 1e-9)
+        outside = both & (self.radius > self.kron[:, None, None].astype(np.float32) / 12.0)
+        beyond = np.maximum(_sums(outside, self.image), 1e-9)
         chance = 0.71 * 0.40 * noise * outside.sum(axis=(1, 2))
-        smoothness = (np.where(outside, ragged, 0.0).sum(axis=(1, 2)) - chance) / beyond
+        smoothness = (_sums(outside, ragged) - chance) / beyond
         return np.clip(asymmetry, -0.2, 2.0), np.clip(smoothness, -0.1, 1.0)
 
     def _inequality(self) -> tuple[Float64, Float64]:
         """Gini coefficient and M20 of the pixels inside the isophote."""
         number = len(self.image)
-        flux = np.where(self.own, self.image, 0.0).reshape(number, -1)
-        order = np.argsort(flux, axis=1)
-        ranked = np.take_along_axis(np.abs(flux), order, axis=1)
-        count = self.own.sum(axis=(1, 2))
-        # Pixels outside the isophote are zeros: they come first and get no weight.
-        place = np.arange(ranked.shape[1]) - (ranked.shape[1] - count)[:, None] + 1
-        weight = np.where(place > 0, 2 * place - count[:, None] - 1, 0)
-        mean = ranked.sum(axis=1) / np.maximum(count, 1)
+        row, place = np.nonzero(self.own.reshape(number, -1))
+        place += row * self.image[0].size
+        light = self.image.ravel()[place].astype(np.float64)
+        # One sort for all windows: each has a range of its own.
+        order = np.argsort(light + row * (2.0 * np.abs(light).max(initial=0.0) + 1.0))
+        light, square = light[order], self.square.ravel()[place[order]]
+        count = np.bincount(row, minlength=number)
+        first = np.cumsum(count) - count
+        rank = np.arange(row.size) - first[row] + 1
+
+        def total(values: Float64) -> Float64:
+            return np.asarray(np.bincount(row, values, number), np.float64)
+
+        mean = total(np.abs(light)) / np.maximum(count, 1)
         pairs = np.maximum(mean * count * (count - 1), 1e-12)
-        gini = (weight * ranked).sum(axis=1) / pairs
-        bright = order[:, ::-1]
-        light = np.take_along_axis(flux, bright, axis=1).astype(np.float64)
-        moment = light * np.take_along_axis(self.square.reshape(number, -1), bright, axis=1)
-        reached = np.cumsum(light, axis=1) <= 0.2 * np.maximum(light.sum(axis=1), 1e-12)[:, None]
-        whole = np.maximum(moment.sum(axis=1), 1e-12)
-        core = np.maximum((moment * reached).sum(axis=1), 1e-6 * whole)
+        gini = total((2.0 * rank - count[row] - 1.0) * np.maximum(light, 0.0)) / pairs
+        whole_light = total(light)
+        growing = np.cumsum(light)
+        brighter = np.append(growing, 0.0)[(first + count - 1)[row]] - growing + light
+        reached = brighter <= 0.2 * np.maximum(whole_light, 1e-12)[row]
+        whole = np.maximum(total(light * square), 1e-12)
+        core = np.maximum(total(light * square * reached), 1e-6 * whole)
         small = count < 12
         return np.where(small, np.nan, gini), np.where(small, np.nan, np.log10(core / whole))
+
+
+def _sums(chosen: Bool, values: Float32) -> Float64:
+    """Sum of the chosen pixels of each window."""
+    return np.asarray((values * chosen).sum(axis=(1, 2)), dtype=np.float64)

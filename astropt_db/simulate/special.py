@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from astropt_db.simulate.profiles import (
     EXP_SCALE,
     Batch,
     Float32,
-    disc_galaxy,
+    decay,
     edge_on,
+    lenticular,
+    logistic,
     normalise,
-    point,
+    ring,
     rotate,
     sersic,
     softening,
     spheroid,
+    spiral,
     texture,
     textures,
 )
@@ -32,11 +34,15 @@ def irregular(batch: Batch) -> list[Float32 | None]:
     deprojected = v / batch["axis_ratio"]
     tilt = 2.0 * np.pi * batch["phase"]
     shift = batch["asymmetry"]
-    radius = np.hypot(u - shift * np.cos(tilt), deprojected - shift * np.sin(tilt))
-    smooth = np.exp(-EXP_SCALE * radius**1.25)
-    knots, patches = textures()
-    body = smooth * texture(patches, u * 0.8, deprojected * 0.8, batch)
-    young = smooth**0.7 * texture(knots, u * 0.55, deprojected * 0.55, batch) ** 1.2 * 0.04
+    square = (u - shift * np.cos(tilt)) ** 2 + (deprojected - shift * np.sin(tilt)) ** 2
+    power = np.exp(0.625 * np.log(square + np.float32(1e-8)))
+    # One root of the profile serves two powers: smooth = root^10, wide = root^7.
+    root = np.exp((-0.1 * EXP_SCALE) * power)
+    cube = root * root**2
+    wide = root * cube**2
+    body = wide * cube * texture(textures().patches, u * 0.8, deprojected * 0.8, batch)
+    grain = texture(textures().sharp_knots, u * 0.55, deprojected * 0.55, batch)
+    young = wide * grain * 0.04
     for index in range(_CLUMPS):
         # Weyl sequences place the clumps: even cover of the disc without stored random numbers.
         turn = 2.0 * np.pi * ((batch["texture_x"] + 0.618034 * index) % 1.0)
@@ -45,7 +51,7 @@ def irregular(batch: Batch) -> list[Float32 | None]:
         bright = 0.2 + ((batch["phase"] + 0.381966 * index) % 1.0) ** 2
         du = u - reach * np.cos(turn)
         dv = deprojected - reach * np.sin(turn)
-        young = young + bright * np.exp(-0.5 * (du**2 + dv**2) / size**2)
+        young += bright * decay((-0.5 / size**2) * (du**2 + dv**2))
     return [None, body, young, None]
 
 
@@ -54,7 +60,6 @@ def merger(batch: Batch) -> list[Float32 | None]:
     scale = batch["half_light_radius"]
     u, v = rotate(batch.x / scale, batch.y / scale, batch["position_angle"])
     half = 0.5 * batch["separation"]
-    knots, patches = textures()
     ratio = 0.35 + 0.55 * batch["phase"]
     first = _body(batch, u + half, v, batch["angle_2"] * np.pi, 0.62)
     second = _body(batch, u - half, v, batch["texture_x"] * np.pi, 0.48)
@@ -63,12 +68,12 @@ def merger(batch: Batch) -> list[Float32 | None]:
     handed = batch["winding"]
     tail = _tail(u + half, v * handed, batch)
     other = _tail(-(u - half), -v * handed, batch)
-    grain = texture(knots, u * 0.7, v * 0.7, batch)
-    bridge = np.exp(-0.5 * (v / 0.22) ** 2) * (np.abs(u) < half) * 0.25
+    grain = texture(textures().knots, u * 0.7, v * 0.7, batch)
+    bridge = decay(-0.5 * (v / 0.22) ** 2) * (np.abs(u) < half) * 0.25
     young = (1.3 * tail + 1.6 * ratio * batch["texture_y"] * other + bridge) * (
         0.6 + 0.4 * grain
     ) + 0.35 * discs * grain
-    shells = discs * texture(patches, u * 1.2, v * 1.2, batch)
+    shells = discs * texture(textures().patches, u * 1.2, v * 1.2, batch)
     return [nuclei, shells, young, None]
 
 
@@ -86,14 +91,17 @@ def _body(
 
 def _tail(u: Float32, v: Float32, batch: Batch) -> Float32:
     """A tail that leaves its galaxy opposite to the partner and curls, widening as it fades."""
-    radius = np.hypot(u, v) + np.float32(1e-3)
-    angle = np.arctan2(v, u)
-    curl = 0.75 + 0.5 * batch["texture_x"]
-    lag = angle - np.pi + curl * np.log(radius / 0.5)
-    lag = lag - 2.0 * np.pi * np.rint(lag / (2.0 * np.pi))
+    radius = np.sqrt(u**2 + v**2) + np.float32(1e-3)
     width = 0.13 + 0.07 * radius
-    ridge = np.exp(-0.5 * (lag * radius / width) ** 2)
-    return np.asarray(ridge * np.exp(-radius / 1.15) * expit(8.0 * (radius - 0.45)))
+    # In coordinates that turn with radius, the ridge lies along the first axis.
+    curl = (0.75 + 0.5 * batch["texture_x"]) * np.log(radius / 0.5) - np.float32(np.pi)
+    cos, sin = np.cos(curl), np.sin(curl)
+    along, across = u * cos - v * sin, u * sin + v * cos
+    # Elsewhere the ridge is below 1e-6 of its height: an arc is longer than its sine.
+    near = (np.abs(across) < 5.5 * width) & (along > -0.6)
+    lag = np.arctan2(across, along, out=np.full_like(radius, np.inf), where=near)
+    ridge = decay(-0.5 * (lag * radius / width) ** 2)
+    return np.asarray(ridge * decay(radius / -1.15) * logistic(8.0 * (radius - 0.45)))
 
 
 def lens(batch: Batch) -> list[Float32 | None]:
@@ -132,8 +140,8 @@ def cosmic_ray(batch: Batch) -> list[Float32 | None]:
 def ghost(batch: Batch) -> list[Float32 | None]:
     """An out-of-focus reflection: a disc with the shadow of the secondary mirror."""
     radius = np.hypot(batch.x, batch.y) / (1.6 * batch["half_light_radius"])
-    edge = expit((1.0 - radius) * 25.0)
-    hole = expit((radius - 0.38) * 25.0)
+    edge = logistic((1.0 - radius) * 25.0)
+    hole = logistic((radius - 0.38) * 25.0)
     return [(edge * hole).astype(np.float32), None, None, None]
 
 
@@ -146,32 +154,27 @@ def streak(batch: Batch) -> list[Float32 | None]:
 
 _PAINTERS = {
     "elliptical": spheroid,
-    "lenticular": disc_galaxy,
-    "spiral": disc_galaxy,
-    "barred_spiral": disc_galaxy,
-    "ring": disc_galaxy,
+    "lenticular": lenticular,
+    "spiral": spiral,
+    "barred_spiral": spiral,
+    "ring": ring,
     "edge_on": edge_on,
     "irregular": irregular,
     "merger": merger,
     "lens": lens,
-    "star": point,
-    "qso": point,
     "cosmic_ray": cosmic_ray,
     "ghost": ghost,
     "streak": streak,
 }
 
-FAMILY: dict[str, str] = {name: painter.__name__ for name, painter in _PAINTERS.items()}
-"""Drawing function of each morphology; morphologies of one family share a batch."""
 
-
-def component_maps(family: str, batch: Batch) -> tuple[NDArray[np.intp], Float32]:
-    """Unit-sum maps of the components that a family has.
+def component_maps(morphology: str, batch: Batch) -> tuple[NDArray[np.intp], Float32]:
+    """Unit-sum maps of the components that a morphology has.
 
     Parameters
     ----------
-    family
-        A value of `FAMILY`.
+    morphology
+        Any but stars and QSOs, which are points.
     batch
         Sources and coordinates.
 
@@ -182,8 +185,7 @@ def component_maps(family: str, batch: Batch) -> tuple[NDArray[np.intp], Float32
     maps
         Shape ``(n, c, m, m)``, float32, each summing to 1 over the stamp.
     """
-    painter = next(p for p in _PAINTERS.values() if p.__name__ == family)
-    drawn = painter(batch)
+    drawn = _PAINTERS[morphology](batch)
     present = [index for index, image in enumerate(drawn) if image is not None]
     maps = [normalise(np.asarray(image, np.float32)) for image in drawn if image is not None]
     return np.array(present, dtype=np.intp), np.stack(maps, axis=1)

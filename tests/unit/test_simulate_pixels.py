@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import fft, ndimage
 
-from astropt_db.simulate import mosaics, shapes
+from astropt_db.simulate import drawing, measure, mosaics, shapes
 from astropt_db.simulate.bands import EUCLID_BANDS, PIXEL_ARCSEC, EuclidBand
-from astropt_db.simulate.drawing import Canvas, draw, psf_image
+from astropt_db.simulate.drawing import Canvas, draw
 from astropt_db.simulate.measure import (
     COLOUR_FWHM,
     aperture_fluxes,
@@ -15,6 +16,7 @@ from astropt_db.simulate.measure import (
     gather,
     to_microjansky,
 )
+from astropt_db.simulate.psf import point_stamps, psf_image, transfer
 from astropt_db.simulate.scene import Scene, draw_scene, take
 from astropt_db.simulate.seds import photometry
 
@@ -90,6 +92,45 @@ def test_psf_is_as_sharp_as_the_real_one(
     assert 0.9 < image.sum() < 1.0
 
 
+@pytest.mark.parametrize(("size", "over"), [(48, 2), (128, 1)])
+def test_points_are_those_of_the_fourier_path(size: int, over: int) -> None:
+    """A point spread over the nearest pixels, convolved with the PSF in Fourier space."""
+    offset = np.array([[0.0, 0.0], [0.031, -0.044], [-0.05, 0.05]])
+    flux = np.array([[1.0, 2.0, 3.0, 4.0]] * 3, np.float32)
+    axis = (np.arange(size * over) - size * over // 2) * PIXEL_ARCSEC / over
+    near = np.maximum(1.0 - np.abs(axis - offset[:, :, None]) * over / PIXEL_ARCSEC, 0.0)
+    points = near[:, 1, :, None] * near[:, 0, None, :]
+    stamps = point_stamps(flux, offset, size, over)
+    for band in range(4):
+        image = fft.irfft2(fft.rfft2(points) * transfer(band, size * over, over))
+        expected = image[:, ::over, ::over] * over**2 * flux[:, band, None, None]
+        # The Fourier path wraps the wings about the stamp's edges, where little is left.
+        inner = np.s_[:, 2:-2, 2:-2]
+        peak = expected.max()
+        np.testing.assert_allclose(stamps[:, band][inner], expected[inner], atol=2e-6 * peak)
+
+
+def test_folding_a_spectrum_takes_every_second_pixel() -> None:
+    image = np.random.default_rng(0).standard_normal((2, 24, 24)).astype(np.float32)
+    folded = drawing._fold(fft.rfft2(image), 12)
+    np.testing.assert_allclose(fft.irfft2(folded), 4.0 * image[:, ::2, ::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("band", [VIS, Y])
+def test_noise_does_not_depend_on_strips(band: EuclidBand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mosaics, "_STRIP_PIXELS", 2**20)
+    whole = mosaics.noise(band, (100, 71), np.random.default_rng(3))
+    monkeypatch.setattr(mosaics, "_STRIP_PIXELS", 500)
+    np.testing.assert_array_equal(whole, mosaics.noise(band, (100, 71), np.random.default_rng(3)))
+
+
+def test_detection_smooths_with_a_gaussian() -> None:
+    image = np.random.default_rng(1).standard_normal((90, 700)).astype(np.float32)
+    np.testing.assert_allclose(
+        measure._smoothed(image), ndimage.gaussian_filter(image, 1.0), atol=1e-6
+    )
+
+
 def test_noise_has_the_power_and_the_correlation_of_real_mosaics() -> None:
     """Neighbours in a real cut-out correlate by 0.27 in VIS and 0.80 in Y."""
     random = np.random.default_rng(0)
@@ -108,7 +149,8 @@ def test_exposure_adds_source_noise_and_marks_holes() -> None:
     model[:, 150:] = 50.0
     missing = np.zeros((300, 300), np.bool_)
     missing[:20] = True
-    image, rms = mosaics.expose(model, H, missing, np.random.default_rng(1))
+    image = model.copy()
+    rms = mosaics.expose(image, H, missing, np.random.default_rng(1))
     assert (image[:20] == 0).all()
     assert (rms[:20] == mosaics.NO_COVERAGE_RMS).all()
     np.testing.assert_allclose(rms[20:, :150], H.rms, rtol=1e-6)
@@ -116,9 +158,9 @@ def test_exposure_adds_source_noise_and_marks_holes() -> None:
 
 
 def test_saturated_cores_are_flat() -> None:
-    model = np.full((50, 50), 1e6, np.float32)
-    none = np.zeros(model.shape, np.bool_)
-    image, _ = mosaics.expose(model, VIS, none, np.random.default_rng(1))
+    image = np.full((50, 50), 1e6, np.float32)
+    none = np.zeros(image.shape, np.bool_)
+    mosaics.expose(image, VIS, none, np.random.default_rng(1))
     assert np.median(image) == pytest.approx(VIS.saturation, rel=1e-3)
 
 
@@ -147,12 +189,12 @@ def test_detection_and_shapes_of_a_known_galaxy(scene: Scene) -> None:
     canvas = draw_alone(scene, row, side)
     random = np.random.default_rng(3)
     none = np.zeros((side, side), np.bool_)
-    pairs = [
-        mosaics.expose(canvas.images[index], band, none, random)
-        for index, band in enumerate(EUCLID_BANDS)
+    maps = [
+        mosaics.expose(image, band, none, random)
+        for image, band in zip(canvas.images, EUCLID_BANDS, strict=True)
     ]
-    exposure = to_microjansky(np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
-    found = detect(exposure, canvas, np.array([[350.3, 349.8]]), random)
+    exposure = to_microjansky(canvas.images, maps)
+    found = detect(exposure, canvas.owner, np.array([[350.3, 349.8]]), random)
     assert found.detected.all()
     assert found.in_vis.all()
     np.testing.assert_allclose(found.position[0], [350.3, 349.8], atol=0.3)
@@ -174,9 +216,8 @@ def test_empty_sky_has_no_detections() -> None:
         np.stack([np.full(shape[1:], band.rms, np.float32) for band in EUCLID_BANDS]),
     )
     owner = np.full(shape[1:], -1, np.int32)
-    canvas = Canvas(np.zeros(shape, np.float32), owner, np.zeros(shape[1:], np.float32))
     places = random.uniform(20, 280, (60, 2))
-    assert detect(exposure, canvas, places, random).detected.mean() < 0.05
+    assert detect(exposure, owner, places, random).detected.mean() < 0.05
 
 
 def test_windows_repeat_the_edge() -> None:
