@@ -117,7 +117,7 @@ def simulate(
         Seed of everything.
     tile_size
         Pixels on a side of the mosaics; by default as many as give about 46 sources per square
-        arcminute. 19200 is the size of a real tile, and needs about 10 GB of memory per job.
+        arcminute. 19200 is the size of a real tile, and needs about 19 GB of memory per job.
     jobs
         Processes, one tile each.
     progress
@@ -259,17 +259,20 @@ def _simulate_tile(task: _Task) -> _TileResult:
     truth = scene.truth
     position = truth[["x", "y"]].to_numpy()
     canvas = draw(scene, position, (tile.size, tile.size))
-    mosaics.add_trails(canvas.images[0], tile, pixels)
+    images, owner = canvas.images, canvas.owner
+    del canvas  # Its dominance is another 1.5 GB on a real tile.
+    mosaics.add_trails(images[0], tile, pixels)
     defects = mosaics.draw_defects(tile, pixels)
     # As deep as the noisy image is: cores of bright stars are cut off.
-    noiseless = np.minimum(canvas.images[0], np.float32(EUCLID_BANDS[0].saturation))
+    noiseless = np.minimum(images[0], np.float32(EUCLID_BANDS[0].saturation))
     maps, files = [], []
-    for image, band in zip(canvas.images, EUCLID_BANDS, strict=True):
+    for image, band in zip(images, EUCLID_BANDS, strict=True):
         rms = mosaics.expose(image, band, defects.missing[band.name], pixels)
         files += mosaics.write_mosaics(directory, tile, band, image, rms, seed)
         maps.append(rms)
-    exposure = to_microjansky(canvas.images, maps)
-    found = detect(exposure, canvas.owner, position, tables)
+    exposure = to_microjansky(images, maps)
+    del defects
+    found = detect(exposure, owner, position, tables)
     shapes = measure_shapes(exposure.images[0], exposure.rms[0], found)
     fluxes = measure_fluxes(exposure, noiseless, found, shapes, scene.total, tile.field, tables)
     measured = measure_sources(tile, truth, exposure, found, shapes, fluxes, tables)

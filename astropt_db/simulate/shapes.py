@@ -75,7 +75,7 @@ def measure_shapes(image: Float32, rms: Float32, found: Detections) -> Shapes:
     """
     number = found.detected.size
     out = {field.name: np.full(number, np.nan) for field in fields(Shapes)}
-    error = np.where(np.isfinite(rms), rms, 0.0).astype(np.float32)
+    error = np.where(np.isfinite(rms), rms, np.float32(0.0))
     detected = np.flatnonzero(found.detected)
     sides = window_sides(found.kron[detected])
     for side in np.unique(sides).tolist():
