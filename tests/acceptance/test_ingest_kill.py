@@ -44,6 +44,7 @@ NURSERY = """
 import json, os, sys
 from astropt_db.cli import archive, ingest
 from astropt_db.cli.main import main
+print(0, flush=True)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -69,6 +70,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._answer() == 0, "it has imported what it needs"
 
     def start(self, database: Database, folder: Path) -> int:
         """Start ``ingest catalogue --jobs 2``; its process id, which is also the group's."""
@@ -104,15 +106,24 @@ class Sample:
         return N_TILES * len(ROWS)
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+@contextlib.contextmanager
+def new_nursery() -> Iterator[Nursery]:
     nursery = Nursery()
-    yield nursery
-    nursery.close()
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    """One for each test: a test that fails between question and answer spoils no other."""
+    with new_nursery() as nursery:
+        yield nursery
 
 
 @pytest.fixture(scope="module")
-def sample(server, template, nursery, tmp_path_factory) -> Sample:
+def sample(server, template, tmp_path_factory) -> Sample:
     folder = tmp_path_factory.mktemp("tiles")
     for tile in range(TILE, TILE + N_TILES):
         for product, n_rows in ROWS.items():
@@ -120,7 +131,7 @@ def sample(server, template, nursery, tmp_path_factory) -> Sample:
             if product == "mer_catalogue":
                 rows = with_bad_rows(rows)
             write_product(folder, product, rows, tile)
-    with temporary_database(server, template) as url:
+    with temporary_database(server, template) as url, new_nursery() as nursery:
         database = Database(url)
         started = time.monotonic()
         nursery.start(database, folder)
@@ -153,7 +164,7 @@ def assert_complete(database: Database, sample: Sample) -> None:
     assert done_files(database) == sample.n_files
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("n_kills", N_KILLS)
 def test_kill_9_of_the_ingestion(server, template, nursery, sample, n_kills):
     moments = random.Random(102158889)
