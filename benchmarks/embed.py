@@ -42,7 +42,7 @@ from astropy.wcs import WCS
 from psycopg import sql
 
 from astropt_db.database import migrate
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.encoders import EncoderRecord, find_encoder
@@ -171,7 +171,7 @@ def script(database: Database, name: str, ids: np.ndarray, rounds: int, pooling:
 def fake_encoder(database: Database, dimension: int) -> EncoderRecord:
     """An encoder's row and partition without weights."""
     name = f"fake-{uuid.uuid4()}"
-    with connect(database, autocommit=True) as connection:
+    with connect(database, autocommit=True, role=ADMIN) as connection:
         connection.execute(
             "INSERT INTO astropt.encoder (name, modalities, dimension, weights_sha256, source, "
             "preprocessing, pooling, card) VALUES (%s, 'vis', %s, '', '', '{}', '{}', '{}')",
@@ -187,18 +187,23 @@ def write(database: Database, chunk: int, rounds: int) -> None:
     rng = np.random.default_rng(1)
     n, rates, bare = 20_000, [], []
     vectors = rng.normal(size=(chunk, 768)).astype(np.float16)
-    with connect(database, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE IF NOT EXISTS bare (object_id bigint, embedding halfvec)")
+    with (
+        connect(database, autocommit=True, role=ADMIN) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "CREATE TABLE IF NOT EXISTS astropt.bare (object_id bigint, embedding halfvec)"
+        )
         for number in range(rounds):
             ids = np.arange(n, dtype=np.int64) + number * n + 10**15
             started = time.perf_counter()
             for first in range(0, n, chunk):
-                copy_rows(cursor, sql.Identifier("bare"), [
+                copy_rows(cursor, sql.Identifier("astropt", "bare"), [
                     Field("object_id", "bigint", ids[first : first + chunk]),
                     Field("embedding", "halfvec", vectors),
                 ])  # fmt: skip
             bare.append(n / (time.perf_counter() - started))
-            cursor.execute("TRUNCATE bare")
+            cursor.execute("TRUNCATE astropt.bare")
             add_chunks(connection, record, n // chunk, chunk)
             rates.append(store(connection, record, ids, vectors))
     ratios = [one / other for one, other in zip(rates, bare, strict=True)]

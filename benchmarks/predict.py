@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from astropt_db.database import migrate
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.encoders import find_encoder
@@ -62,7 +62,7 @@ def fill(database: Database, ids: np.ndarray, dimension: int) -> None:
         "name": "bench", "modalities": "vis", "dimension": dimension,
         "weights_sha256": "", "source": "", "run_id": None,
     }  # fmt: skip
-    with connect(database) as connection, connection.cursor() as cursor:
+    with connect(database, role=ADMIN) as connection, connection.cursor() as cursor:
         (number,) = cursor.execute(named_queries()["encoder_insert"], values).fetchone() or (0,)
         cursor.execute(named_queries()["encoder_partition"], {"id": number})
         cursor.execute(named_queries()["encoder_use"], {"id": number})
@@ -116,7 +116,7 @@ def command(database: Database, *arguments: str) -> str:
 
 def rate(database: Database, number: int, dimension: int) -> None:
     """Sources per second without reading and writing."""
-    with connect(database) as connection:
+    with connect(database, role=ADMIN) as connection:
         predictor = find(connection, "photoz", number).predictor
     vectors = np.random.default_rng(2).standard_normal((50_000, dimension), np.float32)
     ids, none = np.arange(len(vectors)), np.empty((len(vectors), 0), np.float32)

@@ -32,7 +32,7 @@ from search_rivals import ask_plain, build_faiss, in_memory, load_plain
 from search_trial import Trial, head, intrinsic_dimension, make_ids, make_vectors, note, say
 
 from astropt_db.database import migrate
-from astropt_db.database.connect import Database, connect
+from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.embedded import EmbeddedServer
 from astropt_db.database.encoders import EncoderRecord, find_encoder
@@ -50,7 +50,7 @@ def load(database: Database, ids: np.ndarray, vectors: np.ndarray) -> EncoderRec
         "name": "bench", "modalities": "vis", "dimension": vectors.shape[1],
         "weights_sha256": "", "source": "", "run_id": None,
     }  # fmt: skip
-    with connect(database) as connection, connection.cursor() as cursor:
+    with connect(database, role=ADMIN) as connection, connection.cursor() as cursor:
         (number,) = cursor.execute(named_queries()["encoder_insert"], values).fetchone() or (0,)
         cursor.execute(named_queries()["encoder_partition"], {"id": number})
         cursor.execute(named_queries()["encoder_use"], {"id": number})
@@ -155,7 +155,7 @@ def bare(database: Database, encoder: EncoderRecord, trial: Trial, ef: int) -> N
 
 
 def new_run(database: Database) -> Run:
-    with connect(database) as connection:
+    with connect(database, role=ADMIN) as connection:
         (number,) = connection.execute("SELECT max(id) FROM astropt.run").fetchone() or (0,)
     return Run(number)
 
@@ -215,7 +215,7 @@ def prepare(database: Database, trial: Trial, vectors: np.ndarray, graph: Path,
         load_plain(database, trial, vectors, options.plain_memory)
     if not skip & {"memory", "faiss-hnsw"} and not graph.exists():
         build_faiss(trial, graph)
-    with connect(database) as connection:
+    with connect(database, role=ADMIN) as connection:
         return find_encoder(connection, "bench")
 
 
