@@ -13,7 +13,8 @@ script  what a user would write: Cutout2D for each source and band, torch in a l
 write   committing vectors of 768 numbers, fence included; a bare binary COPY of the same rows into
         a table without index or check; two such workers at once
 queue   claim, heartbeat and finish of empty chunks with up to 1,000 workers holding chunks
-scale   one worker against two, each with one thread, and their memory
+scale   one worker against two, each with one thread, and their memory; the same for processes that
+        only encode
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 
@@ -41,6 +44,7 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 from psycopg import sql
 
+from astropt_db.astropt import load_encoder
 from astropt_db.database import migrate
 from astropt_db.database.connect import ADMIN, Database, connect
 from astropt_db.database.copy import Field, copy_rows
@@ -316,7 +320,27 @@ def scale(database: Database, name: str, ids: np.ndarray) -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(f"{name:<18} {used} workers, one thread each: {rates[workers]:6.0f}/s while all "
               f"work, largest worker {peak:,.0f} MB")  # fmt: skip
-    print(f"{'':<18} two / one: {rates[2] / rates[1]:.2f}")
+    alone = {workers: encoders_alone(name, workers) for workers in (1, 2)}
+    print(f"{'':<18} two / one: {rates[2] / rates[1]:.2f}; the same for processes that only encode "
+          f"windows in memory: {alone[2] / alone[1]:.2f}")  # fmt: skip
+
+
+def encoders_alone(name: str, processes: int, batches: int = 12) -> float:
+    """Images per second of processes that encode the same windows again and again."""
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        return sum(pool.map(encode_alone, [name] * processes, [batches] * processes))
+
+
+def encode_alone(name: str, batches: int) -> float:
+    """Images per second of this process with one thread, after a batch to get ready."""
+    torch.set_num_threads(1)
+    encoder = load_encoder(name)
+    windows = np.random.default_rng(0).normal(size=(64, encoder.preprocessing.bands, 224, 224))
+    encoder.embed(windows.astype(np.float32))
+    started = time.perf_counter()
+    for _ in range(batches):
+        encoder.embed(windows.astype(np.float32))
+    return batches * len(windows) / (time.perf_counter() - started)
 
 
 def spread(values: list[float]) -> str:
