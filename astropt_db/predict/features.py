@@ -18,6 +18,7 @@ from psycopg import sql
 from astropt_db.astropt.sed import SED_SLOTS, SOFTENING_UJY
 from astropt_db.database.encoders import EncoderRecord
 from astropt_db.database.fixed_rows import read_fixed
+from astropt_db.database.vectors import to_float32
 from astropt_db.errors import ConfigurationError
 
 Features = Literal["embedding", "embedding+flux", "flux"]
@@ -61,10 +62,7 @@ class Batch:
 
     def vectors(self) -> Float32:
         """Embeddings, float32 ``(n, d)``."""
-        # NumPy converts number by number; torch does sixteen at once.
-        import torch
-
-        return np.asarray(torch.from_numpy(self.embedding).float().numpy(), np.float32)
+        return to_float32(self.embedding)
 
     def light(self) -> Float32:
         """Softened logarithms of the fluxes, float32 ``(n, k)``, NaN in gaps."""

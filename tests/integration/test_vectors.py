@@ -10,7 +10,7 @@ from vector_database import add_encoder
 
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.encoders import find_encoder, list_encoders
-from astropt_db.database.vectors import copy_vectors, load_vectors, read_vectors
+from astropt_db.database.vectors import copy_vectors, load_vectors, read_vectors, to_float32
 from astropt_db.errors import ConfigurationError, DatabaseError
 
 DIMENSION = 24
@@ -34,6 +34,15 @@ def test_what_goes_in_comes_out(ready_database: Database, n: int, batch: int) ->
     order = np.argsort(ids)
     np.testing.assert_array_equal(everything.object_id, ids[order])
     np.testing.assert_array_equal(everything.vectors, vectors(n)[order].astype(np.float16))
+
+
+def test_every_finite_half_is_exact_as_float32() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    assert len(halves) == 65536 - 2048
+    singles = to_float32(halves)
+    assert singles.dtype == np.float32
+    np.testing.assert_array_equal(singles.view(np.int32), halves.astype(np.float32).view(np.int32))
 
 
 def test_some_objects_only(ready_database: Database) -> None:
