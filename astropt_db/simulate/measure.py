@@ -138,18 +138,11 @@ def detect(
 
     area = np.bincount(source, minlength=number)
     flux = total(light)
-    weight = np.maximum(light, 0.0)
-    norm = np.maximum(total(weight), 1e-12)
-    x0, y0 = total(weight * column) / norm, total(weight * row) / norm
-    dx, dy = column - x0[source], row - y0[source]
-    moments = [total(weight * a * b) / norm for a, b in ((dx, dx), (dy, dy), (dx, dy))]
-    semi_major, axis_ratio, angle = _ellipse(*moments)
+    moments = _moments(source, np.maximum(light, 0.0), column, row, number)
     in_vis = (area >= MINIMUM_AREA) & (flux > 0)
     infrared = _infrared_signal(exposure, truth) > _INFRARED_THRESHOLD
     blur = random.normal(0.0, 0.7, (number, 2))
-    position = np.where(in_vis[:, None], np.stack([x0, y0], axis=1), truth + blur)
-    elliptic = np.hypot(dx, dy) * np.sqrt(1.0 / np.maximum(axis_ratio[source], 0.3))
-    first = total(weight * elliptic) / norm
+    position = np.where(in_vis[:, None], moments.centre, truth + blur)
     peak = np.zeros(number)
     np.maximum.at(peak, source, light)
     return Detections(
@@ -159,14 +152,45 @@ def detect(
         area=area,
         flux=flux,
         flux_error=np.sqrt(total(np.where(np.isfinite(error), error, 0.0) ** 2)),
-        semi_major=semi_major,
-        axis_ratio=axis_ratio,
-        angle=angle,
+        semi_major=moments.semi_major,
+        axis_ratio=moments.axis_ratio,
+        angle=moments.angle,
         peak=peak,
         blended=_touching(mask, place, number),
-        kron=np.clip(3.2 * first, 7.0, WINDOWS[-1] / 2 - 1),
+        kron=np.clip(3.2 * moments.first, 7.0, WINDOWS[-1] / 2 - 1),
         mask=mask,
     )
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Centroids ``(n, 2)``, ellipses, and first moments of the elliptical radius, pixels."""
+
+    centre: Float64
+    semi_major: Float64
+    axis_ratio: Float64
+    angle: Float64
+    first: Float64
+
+
+def _moments(
+    source: NDArray[np.intp],
+    weight: Float64,
+    column: NDArray[np.intp],
+    row: NDArray[np.intp],
+    number: int,
+) -> _Moments:
+    """Moments of the light of each of ``number`` sources, given pixel by pixel."""
+
+    def mean(values: Float64 | NDArray[np.intp]) -> Float64:
+        return np.bincount(source, weights=weight * values, minlength=number) / norm
+
+    norm = np.maximum(np.bincount(source, weights=weight, minlength=number), 1e-12)
+    x, y = mean(column), mean(row)
+    dx, dy = column - x[source], row - y[source]
+    semi_major, axis_ratio, angle = _ellipse(mean(dx * dx), mean(dy * dy), mean(dx * dy))
+    elliptic = np.hypot(dx, dy) * np.sqrt(1.0 / np.maximum(axis_ratio[source], 0.3))
+    return _Moments(np.stack([x, y], axis=1), semi_major, axis_ratio, angle, mean(elliptic))
 
 
 def _isophotes(
