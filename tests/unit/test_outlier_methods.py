@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
@@ -97,6 +98,16 @@ def test_approximate_graph_measures_its_recall() -> None:
     shared = (near.indices[:, :, None] == exact.indices[:, None, :]).any(axis=2).mean()
     assert near.recall >= graphs.RECALL
     assert near.recall == pytest.approx(shared, abs=0.005)
+
+
+@pytest.mark.parametrize(("noise", "width"), [(0.01, 64), (3.0, 96)])
+def test_as_few_components_are_compared_as_the_neighbours_allow(noise: float, width: int) -> None:
+    random = torch.Generator().manual_seed(4)
+    hidden = torch.randn(3000, 6, generator=random) @ torch.randn(6, 96, generator=random)
+    rows = hidden + noise * torch.randn(3000, 96, generator=random)
+    sample = torch.arange(200)
+    truth, _ = graphs._nearest_of(rows, sample, 20)
+    assert graphs._leading(rows, sample, truth, 34).shape == (3000, width)
 
 
 def test_combination_is_the_papers() -> None:
