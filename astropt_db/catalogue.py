@@ -2,7 +2,7 @@
 
 >>> from astropt_db import Catalogue
 >>> catalogue = Catalogue()                                        # doctest: +SKIP
->>> catalogue.similar(2696340586660174666, 5)                      # doctest: +SKIP
+>>> catalogue.similar(2696340584660174669, 5)                      # doctest: +SKIP
 >>> catalogue.query("SELECT * FROM astropt.catalogue LIMIT 5")     # doctest: +SKIP
 """
 

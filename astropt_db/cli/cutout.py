@@ -55,7 +55,7 @@ def cutout(
     units with WCS and zero point.
 
     \b
-    astropt-db cutout 2698078076660117062 -532257415282400330 --size 10 -o pictures/
+    astropt-db cutout 2698077979660116846 -532257415282400330 --size 10 -o pictures/
     """
     from astropt_db.deliver.cutouts import write_cutouts
 
