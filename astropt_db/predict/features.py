@@ -6,7 +6,7 @@ back. Bands of about the same wavelength share one column, as in :mod:`astropt_d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -67,6 +67,23 @@ class Batch:
     def light(self) -> Float32:
         """Softened logarithms of the fluxes, float32 ``(n, k)``, NaN in gaps."""
         return np.asarray(np.arcsinh(self.flux / np.float32(SOFTENING_UJY)), np.float32)
+
+
+def in_order(parts: Sequence[Batch]) -> Batch:
+    """Batches as one, sorted by object id.
+
+    Where a row lies in a matrix can change the last bit of its products, so predictions must not
+    follow the order in which a table happens to be stored.
+    """
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = Batch(
+            np.concatenate([part.object_id for part in parts]),
+            np.concatenate([part.embedding for part in parts]),
+            np.concatenate([part.flux for part in parts]),
+        )
+    order = np.argsort(whole.object_id)
+    return whole if (order[1:] > order[:-1]).all() else whole.take(order)
 
 
 @dataclass(frozen=True)

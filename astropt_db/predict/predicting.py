@@ -22,7 +22,7 @@ from astropt_db.database.connect import Database, connect
 from astropt_db.database.copy import Field, copy_rows
 from astropt_db.database.fixed_rows import read_fixed
 from astropt_db.predict import store
-from astropt_db.predict.features import read_features, source_relation
+from astropt_db.predict.features import in_order, read_features, source_relation
 from astropt_db.predict.predictor import Columns
 
 CHUNK = 25_000
@@ -142,17 +142,17 @@ def _one_chunk(connection: psycopg.Connection[Any], found: store.Stored, ids: In
         table=sql.Identifier("astropt", task.table),
         number=found.id,
     )
-    parts: list[Columns] = []
     with connection.cursor() as cursor:
-        for batch in read_features(cursor, found.view, condition):
-            # With --where other sources lie between the wanted ones.
-            some = batch.take(np.isin(batch.object_id, ids))
-            columns = found.predictor.predict(some)
-            parts.append({"object_id": some.object_id, **columns})
+        # With --where other sources lie between the wanted ones.
+        parts = [
+            batch.take(np.isin(batch.object_id, ids))
+            for batch in read_features(cursor, found.view, condition, len(ids))
+        ]
     connection.commit()
-    if not parts:
+    if not any(map(len, parts)):
         return {"object_id": np.empty(0, np.int64), "is_extrapolated": np.empty(0, np.bool_)}
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    some = in_order(parts)
+    return {"object_id": some.object_id, **found.predictor.predict(some)}
 
 
 def _write(

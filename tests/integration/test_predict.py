@@ -11,6 +11,7 @@ import pytest
 import qp
 from commands import run, select
 from conftest import temporary_database
+from psycopg import sql
 from source_database import Sources, add_sources, draw_sources, write_csv
 from vector_database import add_encoder, add_vectors
 
@@ -240,6 +241,24 @@ def test_predicting_fills_only_what_is_missing(database: Database) -> None:
     after = select(database, "SELECT object_id, run_id FROM astropt.prediction_photoz")
     assert set(before) < set(after)
     assert f"known {N:,} / predicted 0" in do(database, "predict", "photoz")
+
+
+def test_predictions_do_not_follow_the_order_of_storage(database: Database) -> None:
+    """A row's place in a matrix can change the last bit of its products."""
+    do(database, "train", "photoz", "--labels", "truth", "--head", "linear")
+    values = "SELECT object_id, z_median, z_quantiles FROM astropt.prediction_photoz ORDER BY 1"
+    found = []
+    for turn in ("", "DESC"):
+        with connect(database, role=ADMIN) as connection:
+            connection.execute("CREATE TEMP TABLE moved AS TABLE astropt.embedding")
+            connection.execute("DELETE FROM astropt.embedding")
+            again = sql.SQL("INSERT INTO astropt.embedding TABLE moved ORDER BY object_id {}")
+            connection.execute(again.format(sql.SQL(turn)))
+            connection.execute("DELETE FROM astropt.prediction_photoz")
+        do(database, "predict", "photoz")
+        found.append(select(database, values))
+    assert len(found[0]) == N
+    assert found[0] == found[1]
 
 
 def test_versions_live_side_by_side_and_one_is_current(database: Database) -> None:
