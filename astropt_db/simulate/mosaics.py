@@ -290,8 +290,6 @@ def _write_image(path: Path, data: Float32, header: fits.Header) -> None:
     """Write a FITS image strip by strip: swapping the bytes of all of it at once is slower."""
     complete = fits.PrimaryHDU(data, header).header
     rows = max(1, _STRIP_PIXELS // data.shape[1])
-    with path.open("wb") as file:
-        file.write(complete.tostring().encode("ascii"))
+    with fits.StreamingHDU(path, complete) as stream:
         for low in range(0, len(data), rows):
-            file.write(data[low : low + rows].astype(">f4").tobytes())
-        file.write(bytes(-file.tell() % 2880))
+            stream.write(data[low : low + rows])

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from astropt_db import __version__
+from astropt_db import __version__, astropt
 from astropt_db.cli import main as command_line
 from astropt_db.cli.main import VERBS, cli, main
 from astropt_db.errors import AstroptDbError, FileError, MissingExtraError
@@ -77,6 +77,12 @@ def test_help_imports_nothing_heavy() -> None:
     assert "click" in loaded
     heavy = {"torch", "astropy", "pandas", "pyarrow", "sqlalchemy", "alembic", "sklearn", "numpy"}
     assert loaded & heavy == set()
+
+
+def test_every_public_name_of_the_model_is_found() -> None:
+    assert set(astropt._HOMES) == set(astropt.__all__)
+    for name in astropt.__all__:
+        assert getattr(astropt, name) is not None
 
 
 def test_verbs_load_torch_when_they_work() -> None:
