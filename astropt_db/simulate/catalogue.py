@@ -21,7 +21,7 @@ from astropt_db.simulate.measure import (
 from astropt_db.simulate.mosaics import Tile, product_name, stamp
 from astropt_db.simulate.photometry import Fluxes, flux_columns
 from astropt_db.simulate.shapes import Shapes
-from astropt_db.simulate.tables import product_table, write_tables
+from astropt_db.simulate.tables import product_hdu, write_tables
 from astropt_db.simulate.votes import BRIGHT_MAGNITUDE, LARGE_AREA, draw_votes
 
 Float64 = NDArray[np.float64]
@@ -285,9 +285,9 @@ def write_catalogues(
         ("FINAL-CAT", "mer_catalogue", final),
         ("FINAL-MORPH-CAT", "mer_morphology", morphology),
     ):
-        made = product_table(table, number, columns, "", {"TILE_INDEX": tile.index})
+        hdu = product_hdu(table, number, columns, "", {"TILE_INDEX": tile.index})
         _, when = stamp(seed, kind, tile.index)
-        paths.append(write_tables(place / product_name(kind, tile, seed), [made], when))
+        paths.append(write_tables(place / product_name(kind, tile, seed), [hdu], when))
     return paths
 
 

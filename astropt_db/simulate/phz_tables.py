@@ -15,7 +15,7 @@ from astropt_db.simulate.mosaics import Tile, stamp
 from astropt_db.simulate.photometry import Fluxes
 from astropt_db.simulate.phz import TemplateFit, fit, physical_parameters
 from astropt_db.simulate.seds import REDSHIFTS, Photometry
-from astropt_db.simulate.tables import product_table, write_tables
+from astropt_db.simulate.tables import product_hdu, write_tables
 
 Float64 = NDArray[np.float64]
 Columns = dict[str, NDArray[np.generic]]
@@ -84,8 +84,8 @@ def write_phz(
     for place, name, table, columns in products:
         _, when = stamp(seed, name, tile.index)
         path = folder / "catalogs" / place / str(tile.index) / _file_name(name, when)
-        made = product_table(table, measured.rows.size, columns, "", {})
-        paths.append(write_tables(path, [made], when))
+        hdu = product_hdu(table, measured.rows.size, columns, "", {})
+        paths.append(write_tables(path, [hdu], when))
     return paths, PhzResult(np.asarray(photo_z["PHZ_MEDIAN"], np.float64), classes)
 
 

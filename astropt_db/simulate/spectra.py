@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from astropt_db.simulate.catalogue import Measured
 from astropt_db.simulate.mosaics import Tile, stamp
-from astropt_db.simulate.tables import product_table, write_tables
+from astropt_db.simulate.tables import product_hdu, write_tables
 
 Float64 = NDArray[np.float64]
 Columns = dict[str, NDArray[np.generic]]
@@ -80,8 +80,8 @@ def write_spectra(
         "star_candidates": star,
         "qso_candidates": qso,
     }
-    tables = [
-        product_table(
+    hdus = [
+        product_hdu(
             f"spectro_zcatalog_spe_{name}",
             len(values["OBJECT_ID"]),
             values,
@@ -93,7 +93,7 @@ def write_spectra(
     _, when = stamp(seed, "SPE", tile.index)
     name = f"EUC_SPE_WIDE-CAT-Z_{tile.index}_N_{when:%Y%m%dT%H%M%S.%fZ}.fits"
     return write_tables(
-        folder / "catalogs" / "SPE_PF_OUTPUT_CATALOG" / str(tile.index) / name, tables, when
+        folder / "catalogs" / "SPE_PF_OUTPUT_CATALOG" / str(tile.index) / name, hdus, when
     )
 
 

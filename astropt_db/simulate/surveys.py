@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy.io import fits
 from numpy.typing import NDArray
 
-from astropt_db.simulate.tables import Field, Table, write_tables
+from astropt_db.simulate.tables import write_tables
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -88,8 +89,8 @@ def write_desi(
     }
     place = folder / "surveys"
     return [
-        write_tables(place / "desi_zcatalog.fits", [_table(columns, "ZCATALOG")], when),
-        write_tables(place / "desi_stellar_mass.fits", [_table(masses, "MASS")], when),
+        write_tables(place / "desi_zcatalog.fits", [_hdu(columns, "ZCATALOG")], when),
+        write_tables(place / "desi_stellar_mass.fits", [_hdu(masses, "MASS")], when),
     ]
 
 
@@ -130,14 +131,19 @@ def write_gaia(
         "ref_epoch": np.full(number, GAIA_EPOCH),
         "phot_g_mean_mag": magnitude + 0.1,
     }
-    return write_tables(folder / "surveys" / "gaia_source.fits", [_table(columns, "GAIA")], when)
+    return write_tables(folder / "surveys" / "gaia_source.fits", [_hdu(columns, "GAIA")], when)
 
 
-def _table(columns: dict[str, NDArray[np.generic]], name: str) -> Table:
+def _hdu(columns: dict[str, NDArray[np.generic]], name: str) -> fits.BinTableHDU:
     """A FITS table from arrays, with formats after their types."""
-    wide = {"i": "i8", "f": "f8", "b": "?"}
-    fields = [
-        Field(key, values.astype(wide.get(values.dtype.kind, "U8")), _UNITS.get(key, ""))
+    codes = {"i": "K", "f": "D", "b": "L"}
+    made = [
+        fits.Column(
+            key,
+            codes.get(values.dtype.kind, "8A"),
+            unit=_UNITS.get(key),
+            array=values.astype("U8") if values.dtype.kind in "OU" else values,
+        )
         for key, values in columns.items()
     ]
-    return Table(fields, name, {})
+    return fits.BinTableHDU.from_columns(made, name=name)
