@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from astropt_db.astropt import hub
 from astropt_db.astropt.checkpoint import Checkpoint, read_checkpoint
-from astropt_db.astropt.packing import pack_linears
+from astropt_db.astropt.packing import pack_bfloat16, pack_linears
 from astropt_db.astropt.pooling import POOLINGS, Pooling, resolve
 from astropt_db.astropt.sed import SED_SLOTS, SED_TOKEN_SIZE
 from astropt_db.astropt.tokens import image_tokens, sed_tokens
@@ -90,12 +90,13 @@ class Encoder:
         self.dtype = torch.float32
         if mode == "fast" and (dtype or multiplies_bfloat16(self.device)):
             self.dtype = dtype or torch.bfloat16
-        self.batch_size = batch_size or (256 if self.device.type == "cuda" else 16)
+        self.batch_size = batch_size or self._usual_batch()
         self.checkpoint = checkpoint
         self.preprocessing = checkpoint.preprocessing
         self.model = checkpoint.build().to(self.device)
-        if mode == "fast" and self.device.type == "cpu" and self.dtype == torch.float32:
-            pack_linears(self.model, self.batch_size * self._paper_tokens())
+        self._autocast = self.dtype == torch.bfloat16
+        if mode == "fast" and self.device.type == "cpu":
+            self._pack(self.batch_size * self._paper_tokens())
         self.sha256 = checkpoint.sha256
         self.dim = checkpoint.model.n_embd
         self.modalities = _label(checkpoint)
@@ -171,7 +172,7 @@ class Encoder:
         how = resolve(pooling)
         self._check(images, sed, how)
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
-        # One session for all batches: autocast then casts the weights once.
+        # One session for all batches: where autocast casts weights, it then does so once.
         with self._session():
             for part, pixels, bands in self._batches(images, sed):
                 vectors[part] = self._encode(pixels, bands, how).cpu().numpy()
@@ -252,6 +253,17 @@ class Encoder:
         bands = (torch.cat(parts["sed"], dim=1) * weight).sum(dim=1) / number.clamp_min(1)
         return torch.where(number > 0, (image + bands) / 2, image)
 
+    def _usual_batch(self) -> int:
+        if self.device.type == "cuda":
+            return 256
+        return 32 if self.dtype == torch.bfloat16 else 16
+
+    def _pack(self, rows: int) -> None:
+        if self.dtype == torch.bfloat16:
+            self._autocast = not pack_bfloat16(self.model, rows)
+        else:
+            pack_linears(self.model, rows)
+
     @contextmanager
     def _session(self) -> Iterator[None]:
         with ExitStack() as stack:
@@ -259,7 +271,7 @@ class Encoder:
             if self.mode == "reference":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(_deterministic())
-            elif self.dtype == torch.bfloat16:
+            elif self._autocast:
                 stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
             yield
 

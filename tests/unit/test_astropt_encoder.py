@@ -136,6 +136,19 @@ def test_fast_mode_is_close_to_the_reference(files, images, sed, name, dtype):
     assert half == (np.abs(a - b).max() > 1e-4)
 
 
+def test_packed_bfloat16_is_autocast_but_for_rounding(files, images, monkeypatch):
+    packed = load(files, dtype=torch.bfloat16)
+    layers = [type(layer).__name__ for layer in packed.model.modules()]
+    assert layers.count("PackedBfloat16Linear") == 4 * len(packed.model.blocks) + 2
+    assert "Linear" not in layers
+    monkeypatch.setattr(encoder_module, "pack_bfloat16", lambda _model, _rows: False)
+    usual = load(files, dtype=torch.bfloat16)
+    a, b = packed.embed(images), usual.embed(images)
+    assert usual.embed(images).tobytes() == b.tobytes()
+    scale = np.abs(b).max()
+    assert 0 < np.abs(a - b).max() < 0.02 * scale
+
+
 def test_reference_mode_is_float32_whatever_the_processor(files, monkeypatch):
     monkeypatch.setattr(encoder_module, "multiplies_bfloat16", lambda _device: True)
     assert load(files).dtype == torch.bfloat16
