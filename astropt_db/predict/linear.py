@@ -23,6 +23,8 @@ PENALTIES = tuple(10.0**power for power in np.arange(-5.0, 1.1, 0.5))
 _LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 _SMALL = 30_000
 """Rows up to which a logistic penalty is chosen by trying; above, the smallest serves."""
+_IN_MEMORY = 50_000_000
+"""Numbers that are kept scaled, 4 bytes each."""
 
 
 @dataclass
@@ -201,7 +203,11 @@ def _minimise(
 
 
 class _Loss:
-    """Mean cross entropy with a ridge penalty, and its gradient, block by block."""
+    """Mean cross entropy with a ridge penalty, and its gradient, block by block.
+
+    Few sources are scaled once; many anew for each step, since all of them scaled would not fit
+    in memory.
+    """
 
     def __init__(
         self, batch: Batch, scaler: Scaler, targets: Float32, softmax: bool, penalty: float
@@ -210,13 +216,18 @@ class _Loss:
         self.softmax, self.penalty = softmax, penalty
         self.present = np.isfinite(targets)
         self.total = max(int(self.present.any(axis=1).sum()), 1)
+        fits = len(batch) * scaler.width <= _IN_MEMORY
+        self.scaled = {p.start: self._scaled(p) for p in blocks(len(batch))} if fits else {}
+
+    def _scaled(self, part: slice) -> Float32:
+        return self.scaler(self.batch.take(part))
 
     def __call__(self, flat: Float64) -> tuple[float, Float64]:
         weights = flat.reshape(-1, self.targets.shape[1])
         head = Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
         loss, gradient = 0.0, np.zeros_like(weights)
         for part in blocks(len(self.batch)):
-            x = self.scaler(self.batch.take(part))
+            x = self.scaled[part.start] if self.scaled else self._scaled(part)
             one, slope = self._block(raw_output(head, x), part)
             loss += one
             gradient[:-1] += x.T @ slope
