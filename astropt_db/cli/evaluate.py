@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from astropt_db.predict.tasks import Task
 
 _LIST = "Separate several by commas."
+_SHORT = {"outlier_percent": "outliers %", "coverage_68": "in 68 %"}
+_ONLY_IN_FILES = ("bias", "coverage_95")
+"""Figures for which a terminal has no room."""
 
 
 @click.command()
@@ -106,9 +109,30 @@ def evaluate(
             rows += _summary(task, results)
             if figures is not None:
                 _draw(figures, task, results)
+    if output_format == "table":
+        _show(rows)
+        return
     columns = ("task", "model", "encoder", "features", "percent", "n_train", "n_test", "metric",
                "mean", "scatter")  # fmt: skip
     write_rows([ResultColumn(one) for one in columns], rows, output_format)
+
+
+def _show(rows: list[tuple[object, ...]]) -> None:
+    """A table of means for each task and fraction, a line for each model."""
+    tables: dict[tuple[object, ...], dict[tuple[object, ...], dict[str, object]]] = {}
+    for task, model, encoder, features, percent, n_train, n_test, metric, mean, _ in rows:
+        if metric not in _ONLY_IN_FILES:
+            models = tables.setdefault((task, percent, n_train, n_test), {})
+            found = models.setdefault((model, encoder, features), {})
+            found[_SHORT.get(str(metric), str(metric).removesuffix(".roc_auc"))] = mean
+    for (task, percent, n_train, n_test), models in tables.items():
+        source = f"{percent:g} % of the labels, {n_train:,}" if n_train else "the catalogue's own"
+        click.echo(f"\n{task}: {source}; {n_test:,} test sources")
+        names = list(dict.fromkeys(name for found in models.values() for name in found))
+        columns = [ResultColumn(one) for one in ("model", "encoder", "features", *names)]
+        lines = [(*who, *(found.get(name) for name in names)) for who, found in models.items()]
+        write_rows(columns, lines, "table")
+    click.echo("\nMeans over the seeds; of classes and shares ROC-AUC. All: --format csv")
 
 
 def _split(text: str) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from astropt_db.astropt.encoder import multiplies_bfloat16
 from astropt_db.predict.predictor import Columns
 from astropt_db.predict.tasks import Task
 
@@ -180,6 +181,12 @@ def _train_and_predict(
         size = min(how.batch, max(len(images) // 4, 4))
         epochs = int(np.clip(how.steps * size / len(images), 8, how.most_epochs))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    half = multiplies_bfloat16(torch.device("cpu"))
+
+    def outputs_of(batch: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return net(batch.contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
 
     def scaled(some: Float32) -> Tensor:
         return paper_scaled(some) if name == "paper_cnn" else strong_scaled(some, noise)
@@ -195,7 +202,7 @@ def _train_and_predict(
             if name == "resnet":
                 batch = _turned(batch, generator)
             optimiser.zero_grad()
-            loss = _loss(task, net(batch), wanted[some])
+            loss = _loss(task, outputs_of(batch), wanted[some])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         if name == "resnet":
@@ -203,7 +210,8 @@ def _train_and_predict(
     net.eval()
     with torch.no_grad():
         parts = [
-            net(scaled(new[start : start + _PREDICT])) for start in range(0, len(new), _PREDICT)
+            outputs_of(scaled(new[start : start + _PREDICT]))
+            for start in range(0, len(new), _PREDICT)
         ]
     return _columns(task, torch.cat(parts).numpy(), mean, deviation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -420,10 +421,13 @@ def test_evaluation_on_two_processes_gives_the_same_figures(database: Database) 
     )
     found = []
     for processes in (1, 2):
-        do(
+        shown = do(
             database, "evaluate", "--labels", "photoz=truth", "--heads", "linear", "--fractions",
             "20", "--seeds", 2, "--processes", processes,
         )  # fmt: skip
+        assert re.search(r"^photoz: 20 % of the labels, \d+; \d+ test sources$", shown, re.M)
+        assert re.search(r"^linear +flux +0\.\d+", shown, re.M)
+        assert max(map(len, shown.splitlines())) <= 80
         found.append(select(database, query))
     assert [row[:4] for row in found[0]] == [row[:4] for row in found[1]]
     np.testing.assert_allclose(
