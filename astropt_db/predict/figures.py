@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from astropt_db.predict.comparing import Shown
@@ -23,7 +24,8 @@ _LABELS = {
 
 
 _PANELS = ("embedding", "embedding+flux", "flux")
-_OTHERS = {"trees": "tab:gray", "paper_cnn": "tab:brown", "resnet": "tab:red"}
+_OTHERS = {"trees": "tab:gray", "paper_cnn": "tab:brown", "resnet": "tab:pink"}
+_NAMES = {"trees": "trees on fluxes", "paper_cnn": "paper's CNN", "resnet": "residual CNN"}
 
 
 def label_efficiency(path: Path, task: Task, results: Sequence[Result], metric: str) -> Path:
@@ -36,7 +38,8 @@ def label_efficiency(path: Path, task: Task, results: Sequence[Result], metric: 
     panels = [one for one in _PANELS if any(result.features == one for result in heads)]
     colours = {name: f"C{k}" for k, name in enumerate(sorted({one.encoder or "" for one in heads}))}
     lines = dict(zip(sorted({one.model for one in heads}), ("-", ":", "-."), strict=False))
-    figure = Figure(figsize=(1 + 3.4 * max(len(panels), 1), 4.2), layout="constrained")
+    figure = Figure(figsize=(2.6 + 3 * max(len(panels), 1), 4.2), layout="constrained")
+    legend: dict[str, Artist] = {}
     grid = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
     for axes, panel in zip(grid, panels or ("",), strict=True):
         curves: dict[tuple[str, str], dict[float, list[float]]]
@@ -53,12 +56,18 @@ def label_efficiency(path: Path, task: Task, results: Sequence[Result], metric: 
                 fractions * 1.02**number,
                 [v.mean() for v in values],
                 [v.std() for v in values],
-                marker="o", markersize=3, linewidth=1, label=f"{model} {encoder}".strip(),
+                marker="o", markersize=3, linewidth=1,
+                label=_NAMES.get(model) or f"{model} {encoder or 'fluxes alone'}",
                 color=_OTHERS.get(model, colours.get(encoder, "k")),
                 linestyle="--" if model in _OTHERS else lines.get(model, "-"),
             )  # fmt: skip
+        ticks = sorted({one.fraction for one in found if one.fraction})
         axes.set(xscale="log", xlabel="training labels [%]", title=panel)
-        axes.legend(fontsize=6)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
+        axes.minorticks_off()
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            legend.setdefault(label, handle)
+    figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=7)
     grid[0].set_ylabel(_LABELS.get(metric, metric))
     figure.suptitle(task.name)
     figure.savefig(path, dpi=110)
