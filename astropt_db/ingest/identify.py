@@ -26,7 +26,7 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 _UNIT = 1e-7
-_BLOCK = 16384
+_BLOCK = 4096
 _MIN_ROWS = 4
 """Fewer ids may all be multiples of a float's spacing by chance (1 in 64 each, or rarer)."""
 

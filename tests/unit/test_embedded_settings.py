@@ -172,6 +172,7 @@ def test_settings_of_a_small_container_fit_into_it():
     assert settings["shared_buffers"] == "64MB"
     assert settings["work_mem"] == "4MB"
     assert settings["max_wal_size"] == "128MB"
+    assert settings["wal_buffers"] == "16MB"
     assert settings["max_parallel_workers_per_gather"] == "1"
     assert settings["dynamic_shared_memory_type"] == "mmap"
 
@@ -182,6 +183,7 @@ def test_settings_of_a_large_node_are_bounded():
     assert settings["maintenance_work_mem"] == "2048MB"
     assert settings["work_mem"] == "64MB"
     assert settings["max_wal_size"] == "8192MB"
+    assert settings["wal_buffers"] == "64MB"
 
 
 def test_settings_are_durable():

@@ -105,6 +105,8 @@ class FitsTable(Table):
         if layout.column.length is not None:
             shape, strides = (count, layout.repeat), (self.row_bytes, dtype.itemsize)
         data: NDArray[Any] = np.ndarray(shape, dtype, raw, layout.offset, strides)
+        # Every later pass over a column would touch as much memory as the whole rows take.
+        data = data.astype(dtype.newbyteorder("="))
         null: NDArray[np.bool_] | None = None
         if layout.code == "L":
             data, null = data == b"T", ~np.isin(data, [b"T", b"F"])
