@@ -49,7 +49,7 @@ def index() -> None:
 @click.option(
     "--ef-construction",
     type=int,
-    default=64,
+    default=48,
     show_default=True,
     help="Candidates kept while a node is linked.",
 )

@@ -6,6 +6,7 @@ memory than their 2 bytes each.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,19 +184,16 @@ def fit_logistic(
     penalty = _LOGISTIC_PENALTIES[0]
     held = rng.random(len(batch)) < 0.2
     if len(batch) <= _SMALL and held.any() and not held.all():
-        losses = []
-        for trial in _LOGISTIC_PENALTIES:
-            head = _minimise(batch.take(~held), scaler, targets[~held], softmax, trial)
-            losses.append(_Loss(batch.take(held), scaler, targets[held], softmax, 0.0).of(head))
+        learn = _Loss(batch.take(~held), scaler, targets[~held], softmax, 0.0)
+        judge = _Loss(batch.take(held), scaler, targets[held], softmax, 0.0)
+        losses = [judge.of(_minimise(learn.penalised(one))) for one in _LOGISTIC_PENALTIES]
         penalty = _LOGISTIC_PENALTIES[int(np.argmin(losses))]
-    return _minimise(batch, scaler, targets, softmax, penalty), {"penalty": penalty}
+    whole = _Loss(batch, scaler, targets, softmax, penalty)
+    return _minimise(whole), {"penalty": penalty}
 
 
-def _minimise(
-    batch: Batch, scaler: Scaler, targets: Float32, softmax: bool, penalty: float
-) -> Linear:
-    loss = _Loss(batch, scaler, targets, softmax, penalty)
-    start = np.zeros((scaler.width + 1, targets.shape[1]))
+def _minimise(loss: _Loss) -> Linear:
+    start = np.zeros((loss.scaler.width + 1, loss.targets.shape[1]))
     options = {"maxiter": 60, "maxfun": 80}
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     weights = found.x.reshape(start.shape)
@@ -218,6 +216,12 @@ class _Loss:
         self.total = max(int(self.present.any(axis=1).sum()), 1)
         fits = len(batch) * scaler.width <= _IN_MEMORY
         self.scaled = {p.start: self._scaled(p) for p in blocks(len(batch))} if fits else {}
+
+    def penalised(self, penalty: float) -> _Loss:
+        """The same with another penalty."""
+        other = copy(self)
+        other.penalty = penalty
+        return other
 
     def _scaled(self, part: slice) -> Float32:
         return self.scaler(self.batch.take(part))

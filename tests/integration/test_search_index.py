@@ -171,7 +171,7 @@ def test_a_poor_index_is_not_used_silently(sky: Searchable) -> None:
     [
         (("build", "--encoder", "none"), "no encoder 'none' in the database; there are: one, two"),
         (("build", "--encoder", "two"), "encoder two has no embeddings to index"),
-        (("build", "--m", "1"), "m is 1 and ef_construction 64"),
+        (("build", "--m", "1"), "m is 1 and ef_construction 48"),
         (("drop",), "encoder one has no vector index; see: astropt-db index list"),
         (("drop", "--kind", "bit"), "encoder one has no bit index"),
         (("recall",), "encoder one has no vector index"),
