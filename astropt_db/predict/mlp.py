@@ -336,11 +336,15 @@ class _Rows:
 
     def take(self, rows: Int64) -> tuple[Tensor, Tensor]:
         """Features and targets of rows ``(members, n)``."""
-        index = torch.from_numpy(rows)
+        index = torch.from_numpy(rows).flatten()
         if self.features is not None:
-            return self.features[index], self.targets[index]
-        flat = torch.from_numpy(self.scaler(self.batch.take(rows.ravel())) @ self.reduction)
-        return flat.reshape(*rows.shape, -1), self.targets[index]
+            # Twice to four times as fast as indexing with two dimensions.
+            features = self.features.index_select(0, index)
+        else:
+            scaled = self.scaler(self.batch.take(rows.ravel())) @ self.reduction
+            features = torch.from_numpy(scaled)
+        targets = self.targets.index_select(0, index)
+        return features.view(*rows.shape, -1), targets.view(*rows.shape, -1)
 
 
 def _train(
