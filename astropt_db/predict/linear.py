@@ -24,6 +24,8 @@ PENALTIES = tuple(10.0**power for power in np.arange(-5.0, 1.1, 0.5))
 _LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 _SMALL = 30_000
 """Rows up to which a logistic penalty is chosen by trying; above, the smallest serves."""
+_ONE_LEFT_OUT = 8_000_000
+"""Numbers up to which a regression judges each source by all others; above, by a share."""
 _IN_MEMORY = 50_000_000
 """Numbers that are kept scaled, 4 bytes each."""
 
@@ -106,6 +108,45 @@ def _ridge(normal: Normal, penalty: float) -> Float64:
     return np.asarray(np.linalg.solve(normal.gram + np.diag(diagonal), normal.moment))
 
 
+class OneLeftOut:
+    """Ridge regression with each source judged by a fit to all others.
+
+    Few labels cannot spare any to choose a penalty, and residuals of a fit to itself say nothing
+    of its width. Both follow in closed form from the leverage of each source (Allen 1974, PRESS).
+
+    Parameters
+    ----------
+    x
+        Scaled features, ``(n, p)``.
+    """
+
+    def __init__(self, x: Float64) -> None:
+        self.mean = x.mean(axis=0)
+        centred = x - self.mean
+        spread, self.axes = np.linalg.eigh(centred.T @ centred)
+        self.spread = np.maximum(spread, 0.0)
+        self.along = centred @ self.axes
+
+    def fit(self, target: Float64) -> tuple[Float64, float, Float64, float]:
+        """Weights ``(p,)``, constant, residuals ``(n,)`` of the others' fits, and the penalty.
+
+        The penalty is the one of the least mean absolute residual.
+        """
+        n, mean = len(target), float(target.mean())
+        moment, squares = self.along.T @ (target - mean), self.along**2
+        best, found = np.inf, None
+        for penalty in PENALTIES:
+            shrunk = 1.0 / (self.spread + penalty * n)
+            free = 1.0 - 1.0 / n - squares @ shrunk
+            residual = (target - mean - self.along @ (moment * shrunk)) / np.maximum(free, 1e-9)
+            error = float(np.abs(residual).mean())
+            if error < best:
+                best, found = error, (self.axes @ (moment * shrunk), residual, penalty)
+        assert found is not None
+        weights, residual, penalty = found
+        return weights, mean - float(self.mean @ weights), residual, penalty
+
+
 def fit_regression(
     batch: Batch, scaler: Scaler, target: Float64, rng: np.random.Generator
 ) -> tuple[Linear, dict[str, float]]:
@@ -123,25 +164,40 @@ def fit_regression(
     tuple
         The head with raw outputs (logit, centre, log scale), and its penalties.
     """
+    if len(batch) * scaler.width <= _ONE_LEFT_OUT:
+        exact = OneLeftOut(scaler(batch).astype(np.float64))
+        weights, constant, residual, penalty = exact.fit(target)
+        widths, shift, _, width_penalty = exact.fit(_log_size(residual))
+        centre, scale = np.append(weights, constant), np.append(widths, shift)
+    else:
+        centre, scale, penalty, width_penalty = _in_blocks(batch, scaler, target, rng)
+    # The mean of log |r| of a logistic variable of scale 1 is log(1) - 0.07; close enough to 0,
+    # and the calibration takes care of the rest.
+    raw = np.stack([np.zeros_like(centre), centre, scale], axis=1).astype(np.float32)
+    head = Linear(np.ascontiguousarray(raw[:-1]), raw[-1])
+    return head, {"penalty": penalty, "width_penalty": width_penalty}
+
+
+def _log_size(residual: Float64) -> Float64:
+    return np.asarray(np.log(np.abs(residual) + 1e-3), np.float64)
+
+
+def _in_blocks(
+    batch: Batch, scaler: Scaler, target: Float64, rng: np.random.Generator
+) -> tuple[Float64, Float64, float, float]:
+    """Weights of centre and width with their constants, and both penalties, of many sources."""
     held = rng.random(len(batch)) < 0.15
     learn, choose = accumulate(batch, scaler, target[:, None], held)
     weights, penalty = solve_ridge(learn, choose)
     centre = Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
     size = np.empty(len(batch))
     for part in blocks(len(batch)):
-        residual = target[part] - raw_output(centre, scaler(batch.take(part)))[:, 0]
-        size[part] = np.log(np.abs(residual) + 1e-3)
+        size[part] = _log_size(target[part] - raw_output(centre, scaler(batch.take(part)))[:, 0])
     moments = accumulate_moment(batch, scaler, size, held)
     for one, (moment, squares) in zip((learn, choose), moments, strict=True):
         one.moment, one.squares = moment, squares
     widths, width_penalty = solve_ridge(learn, choose)
-    # The mean of log |r| of a logistic variable of scale 1 is log(1) - 0.07; close enough to 0,
-    # and the calibration takes care of the rest.
-    none = np.zeros_like(weights)
-    weight = np.concatenate([none[:-1], weights[:-1], widths[:-1]], axis=1)
-    bias = np.concatenate([none[-1], weights[-1], widths[-1]])
-    head = Linear(weight.astype(np.float32), bias.astype(np.float32))
-    return head, {"penalty": float(penalty[0]), "width_penalty": float(width_penalty[0])}
+    return weights[:, 0], widths[:, 0], float(penalty[0]), float(width_penalty[0])
 
 
 def accumulate_moment(
