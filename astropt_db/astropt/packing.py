@@ -74,6 +74,13 @@ def pack_linears(module: nn.Module, rows: int) -> None:
             pack_linears(child, rows)
 
 
+def can_pack_bfloat16() -> bool:
+    """Tell whether oneDNN has packed bfloat16 products here, if only emulated."""
+    names = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+    exist = all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return exist and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def pack_bfloat16(module: nn.Module, rows: int) -> bool:
     """Replace the linear layers inside a module on the CPU by packed ones in bfloat16.
 
@@ -85,9 +92,10 @@ def pack_bfloat16(module: nn.Module, rows: int) -> bool:
     Returns
     -------
     bool
-        False if this build of torch cannot; nothing is replaced then.
+        False if this build of torch or this processor cannot (oneDNN wants AVX-512 at the least);
+        nothing is replaced then.
     """
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not can_pack_bfloat16():
         return False
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):

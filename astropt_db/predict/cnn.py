@@ -181,12 +181,6 @@ def _train_and_predict(
         size = min(how.batch, max(len(images) // 4, 4))
         epochs = int(np.clip(how.steps * size / len(images), 8, how.most_epochs))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    half = multiplies_bfloat16(torch.device("cpu"))
-
-    def outputs_of(batch: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            return net(batch.contiguous(memory_format=torch.channels_last)).float()  # type: ignore[no-any-return]
 
     def scaled(some: Float32) -> Tensor:
         return paper_scaled(some) if name == "paper_cnn" else strong_scaled(some, noise)
@@ -202,7 +196,7 @@ def _train_and_predict(
             if name == "resnet":
                 batch = _turned(batch, generator)
             optimiser.zero_grad()
-            loss = _loss(task, outputs_of(batch), wanted[some])
+            loss = _loss(task, _outputs(net, batch), wanted[some])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         if name == "resnet":
@@ -210,10 +204,18 @@ def _train_and_predict(
     net.eval()
     with torch.no_grad():
         parts = [
-            outputs_of(scaled(new[start : start + _PREDICT]))
+            _outputs(net, scaled(new[start : start + _PREDICT]))
             for start in range(0, len(new), _PREDICT)
         ]
     return _columns(task, torch.cat(parts).numpy(), mean, deviation)
+
+
+def _outputs(net: nn.Module, batch: Tensor) -> Tensor:
+    """A network's float32 outputs; in bfloat16 where the processor multiplies it in hardware."""
+    half = multiplies_bfloat16(batch.device)
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=half):
+        found: Tensor = net(batch.contiguous(memory_format=torch.channels_last))
+    return found.float()
 
 
 def _turned(batch: Tensor, generator: torch.Generator) -> Tensor:

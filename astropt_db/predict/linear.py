@@ -126,6 +126,7 @@ class OneLeftOut:
         spread, self.axes = np.linalg.eigh(centred.T @ centred)
         self.spread = np.maximum(spread, 0.0)
         self.along = centred @ self.axes
+        self.squares = self.along**2
 
     def fit(self, target: Float64) -> tuple[Float64, float, Float64, float]:
         """Weights ``(p,)``, constant, residuals ``(n,)`` of the others' fits, and the penalty.
@@ -133,11 +134,11 @@ class OneLeftOut:
         The penalty is the one of the least mean absolute residual.
         """
         n, mean = len(target), float(target.mean())
-        moment, squares = self.along.T @ (target - mean), self.along**2
+        moment = self.along.T @ (target - mean)
         best, found = np.inf, None
         for penalty in PENALTIES:
             shrunk = 1.0 / (self.spread + penalty * n)
-            free = 1.0 - 1.0 / n - squares @ shrunk
+            free = 1.0 - 1.0 / n - self.squares @ shrunk
             residual = (target - mean - self.along @ (moment * shrunk)) / np.maximum(free, 1e-9)
             error = float(np.abs(residual).mean())
             if error < best:

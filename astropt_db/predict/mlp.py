@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from astropt_db.predict.directions import find_directions
 from astropt_db.predict.features import Batch
-from astropt_db.predict.models import Network
+from astropt_db.predict.models import SLOPE, Network
 from astropt_db.predict.scaling import Scaler, blocks
 
 Float32 = NDArray[np.float32]
@@ -32,8 +32,6 @@ _IN_MEMORY = 150_000_000
 _ONE_THREAD = 50_000
 _MOMENTUM, _EPSILON = 0.1, 1e-5
 """Of batch normalisation, torch's own."""
-_SLOPE = 0.01
-"""Of the leaky rectifier, torch's own."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class _Normalised(torch.autograd.Function):
         centred = x - mean
         variance = torch.square(centred).mean(dim=1, keepdim=True)
         scale = torch.rsqrt(variance + _EPSILON)
-        result = nn.functional.leaky_relu_(torch.addcmul(shift, centred, scale * gain), _SLOPE)
+        result = nn.functional.leaky_relu_(torch.addcmul(shift, centred, scale * gain), SLOPE)
         ctx.save_for_backward(centred, result, scale, gain)
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
@@ -149,7 +147,7 @@ class _Normalised(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of the three arguments."""
         centred, result, scale, gain = ctx.saved_tensors
-        before = torch.ops.aten.leaky_relu_backward(gradient, result, _SLOPE, True)
+        before = torch.ops.aten.leaky_relu_backward(gradient, result, SLOPE, True)
         of_shift = before.sum(dim=1, keepdim=True)
         of_gain = (before * centred).sum(dim=1, keepdim=True).mul_(scale)
         factor = scale * gain
@@ -215,7 +213,7 @@ class Ensemble(nn.Module):
                 variance.lerp_(now_variance, _MOMENTUM)
             else:
                 x = (x - mean) * (gain * torch.rsqrt(variance + _EPSILON)) + shift
-                x = nn.functional.leaky_relu(x, _SLOPE)
+                x = nn.functional.leaky_relu(x, SLOPE)
             if self.training and self.dropout:
                 x = x * self._kept(x.shape)
         return torch.baddbmm(bias, x, last)

@@ -18,7 +18,8 @@ from astropt_db.predict.mixture import Mixture
 
 Float32 = NDArray[np.float32]
 Tensors = dict[str, NDArray[Any]]
-_SLOPE = 0.01
+SLOPE = 0.01
+"""Of the leaky rectifier between layers."""
 _BLOCK = 4096
 
 
@@ -99,7 +100,7 @@ class Network:
         for member in range(members):
             state = np.ascontiguousarray(hidden[:, member * width : (member + 1) * width])
             for weight, offset in self.layers[1:]:
-                np.maximum(state, _SLOPE * state, out=state)
+                np.maximum(state, SLOPE * state, out=state)
                 state = state @ weight[member]
                 state += offset[member]
             parts.append(state)

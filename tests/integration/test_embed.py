@@ -14,6 +14,7 @@ from commands import CHECKOUT, process, run, select
 from embed_sky import DIMENSION, problems, states, tiny_encoder, tiny_weights, vectors
 
 from astropt_db.astropt import bundled_encoders, load_encoder
+from astropt_db.astropt.encoder import multiplies_bfloat16
 from astropt_db.database.connect import Database, connect
 from astropt_db.database.encoders import find_encoder
 from astropt_db.database.vectors import load_vectors
@@ -102,8 +103,9 @@ def test_the_fast_mode_stays_close_to_the_reference(sky_database, encoder):
         fast = load_vectors(cursor, encoder).vectors.astype(np.float32)
     lengths = np.linalg.norm(reference, axis=1), np.linalg.norm(fast, axis=1)
     cosine = np.einsum("ij,ij->i", reference, fast) / lengths[0] / lengths[1]
-    assert (1 - cosine).max() < 1e-3  # also where the processor multiplies in bfloat16
-    assert np.abs((fast - reference) / lengths[0][:, None]).max() < 1e-2
+    assert (1 - cosine).max() < 1e-3
+    half = multiplies_bfloat16(torch.device("cpu"))  # then the fast mode has 8 bits of precision
+    assert np.abs((fast - reference) / lengths[0][:, None]).max() < (1e-2 if half else 2e-3)
 
 
 def test_where_and_new_sources(sky_database, encoder):
