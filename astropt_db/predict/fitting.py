@@ -12,11 +12,12 @@ from scipy.optimize import minimize
 from astropt_db.errors import ConfigurationError
 from astropt_db.predict import linear, mlp
 from astropt_db.predict.features import Batch
-from astropt_db.predict.mixture import fit_recalibration, target_grid
+from astropt_db.predict.mixture import target_grid
 from astropt_db.predict.models import Model, Neighbours, Network, mixture_from
 from astropt_db.predict.novelty import fit_novelty
 from astropt_db.predict.pooling import LEAST_LABELS, choose_weights
 from astropt_db.predict.predictor import Density, Logits, Predictor
+from astropt_db.predict.recalibration import fit_recalibration
 from astropt_db.predict.scaling import Scaler, fit_scaler
 from astropt_db.predict.tasks import Task
 
@@ -141,9 +142,12 @@ def _fit_density(
     target = (values - mean) / deviation
     notes: dict[str, float] = {}
     components = 1
+    pit = np.empty(0)
     model: Model
     if head == "linear":
-        model, notes = linear.fit_regression(train.batch, scaler, target, rng)
+        model, others, notes = linear.fit_regression(train.batch, scaler, target, rng)
+        if others is not None:
+            pit = others.pit(LEAST_SCALE)
     elif head == "mlp":
         components = COMPONENTS
         model = mlp.fit_network(
@@ -174,9 +178,10 @@ def _fit_density(
         predictor, notes = _pooled(predictor, model, calibration.batch, truth)
         assert isinstance(predictor.link, Density)
         link = predictor.link
-    if len(calibration) >= _LEAST_CALIBRATION:
-        pit = predictor.pit(calibration.batch, truth)
-        link = replace(link, calibration=fit_recalibration(pit))
+    if len(calibration):
+        # A source judged by a fit to all others tells as much as one of the calibration split.
+        pit = np.concatenate([pit, predictor.pit(calibration.batch, truth)])
+    link = replace(link, calibration=fit_recalibration(pit))
     return Fitted(replace(predictor, link=link), notes)
 
 

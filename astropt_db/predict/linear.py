@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from astropt_db.predict.features import Batch
 from astropt_db.predict.models import Linear, raw_output
@@ -108,6 +109,26 @@ def _ridge(normal: Normal, penalty: float) -> Float64:
     return np.asarray(np.linalg.solve(normal.gram + np.diag(diagonal), normal.moment))
 
 
+@dataclass(frozen=True)
+class Others:
+    """Each source of the training set as a fit to all others sees it, in scaled units.
+
+    Attributes
+    ----------
+    residual
+        True minus predicted value, ``(n,)``.
+    log_scale
+        Logarithm of the predicted width, ``(n,)``.
+    """
+
+    residual: Float64
+    log_scale: Float64
+
+    def pit(self, least_scale: float) -> Float64:
+        """Predicted cumulative probability of one logistic component at the true values."""
+        return np.asarray(expit(self.residual / (least_scale + np.exp(self.log_scale))))
+
+
 class OneLeftOut:
     """Ridge regression with each source judged by a fit to all others.
 
@@ -131,26 +152,27 @@ class OneLeftOut:
     def fit(self, target: Float64) -> tuple[Float64, float, Float64, float]:
         """Weights ``(p,)``, constant, residuals ``(n,)`` of the others' fits, and the penalty.
 
-        The penalty is the one of the least mean absolute residual.
+        The penalty is the largest one whose mean absolute residual is not above the least one by
+        more than the error of their difference: the rule of one standard error (Breiman et al.
+        1984), which keeps a few labels from choosing a fit that follows their noise.
         """
         n, mean = len(target), float(target.mean())
         moment = self.along.T @ (target - mean)
-        best, found = np.inf, None
-        for penalty in PENALTIES:
-            shrunk = 1.0 / (self.spread + penalty * n)
-            free = 1.0 - 1.0 / n - self.squares @ shrunk
-            residual = (target - mean - self.along @ (moment * shrunk)) / np.maximum(free, 1e-9)
-            error = float(np.abs(residual).mean())
-            if error < best:
-                best, found = error, (self.axes @ (moment * shrunk), residual, penalty)
-        assert found is not None
-        weights, residual, penalty = found
-        return weights, mean - float(self.mean @ weights), residual, penalty
+        shrunk = 1.0 / (self.spread + np.multiply.outer(PENALTIES, np.full(len(self.spread), n)))
+        free = 1.0 - 1.0 / n - shrunk @ self.squares.T
+        fitted = (moment * shrunk) @ self.along.T
+        residuals = (target - mean - fitted) / np.maximum(free, 1e-9)
+        sizes = np.abs(residuals)
+        worse = sizes - sizes[sizes.mean(axis=1).argmin()]
+        as_good = worse.mean(axis=1) <= worse.std(axis=1) / np.sqrt(n)
+        best = int(np.flatnonzero(as_good).max())
+        weights = self.axes @ (moment * shrunk[best])
+        return weights, mean - float(self.mean @ weights), residuals[best], PENALTIES[best]
 
 
 def fit_regression(
     batch: Batch, scaler: Scaler, target: Float64, rng: np.random.Generator
-) -> tuple[Linear, dict[str, float]]:
+) -> tuple[Linear, Others | None, dict[str, float]]:
     """Centre and width of one component for each source, both linear in the features.
 
     The width is learned from the size of the residuals, so that it may differ between sources.
@@ -163,20 +185,24 @@ def fit_regression(
     Returns
     -------
     tuple
-        The head with raw outputs (logit, centre, log scale), and its penalties.
+        The head with raw outputs (logit, centre, log scale), what fits to all others say of each
+        source (None of many sources), and its penalties.
     """
+    others = None
     if len(batch) * scaler.width <= _ONE_LEFT_OUT:
         exact = OneLeftOut(scaler(batch).astype(np.float64))
         weights, constant, residual, penalty = exact.fit(target)
-        widths, shift, _, width_penalty = exact.fit(_log_size(residual))
+        size = _log_size(residual)
+        widths, shift, missed, width_penalty = exact.fit(size)
         centre, scale = np.append(weights, constant), np.append(widths, shift)
+        others = Others(residual, size - missed)
     else:
         centre, scale, penalty, width_penalty = _in_blocks(batch, scaler, target, rng)
     # The mean of log |r| of a logistic variable of scale 1 is log(1) - 0.07; close enough to 0,
     # and the calibration takes care of the rest.
     raw = np.stack([np.zeros_like(centre), centre, scale], axis=1).astype(np.float32)
     head = Linear(np.ascontiguousarray(raw[:-1]), raw[-1])
-    return head, {"penalty": penalty, "width_penalty": width_penalty}
+    return head, others, {"penalty": penalty, "width_penalty": width_penalty}
 
 
 def _log_size(residual: Float64) -> Float64:

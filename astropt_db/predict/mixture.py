@@ -1,11 +1,8 @@
 """Distributions of a number: mixtures of logistic components, calibrated, as quantiles.
 
-A head gives each source a mixture. Its cumulative distribution at the true values of the
-calibration set (the probability integral transform, PIT) would be uniform if the head knew how
-uncertain it is; the measured distribution of the PIT corrects every predicted probability
-(Bordoloi, Lilly & Amara 2010, MNRAS 406, 881; Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263).
-Logistic components have heavier tails than Gaussian ones, as redshift errors do, and their
-distribution costs one exponential.
+A head gives each source a mixture, whose probabilities :mod:`.recalibration` corrects. Logistic
+components have heavier tails than Gaussian ones, as redshift errors do, and their distribution
+costs one exponential.
 """
 
 from __future__ import annotations
@@ -14,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from astropt_db.predict.recalibration import Recalibration
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -27,8 +26,6 @@ PROBABILITIES = (
 GRID = 96
 _MARGIN = 0.15
 _BLOCK = 1024
-_PER_KNOT = 12
-_MOST_KNOTS = 24
 ODDS_WIDTH = 0.06
 """Half width of the odds' window in units of 1 + z (Benitez 2000, ApJ 536, 571)."""
 
@@ -84,45 +81,6 @@ def target_grid(targets: Float64) -> Float32:
     low, high = float(targets.min()), float(targets.max())
     margin = _MARGIN * (high - low)
     return np.linspace(low - margin, high + margin, GRID, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Recalibration:
-    """Map between predicted and true cumulative probabilities.
-
-    Attributes
-    ----------
-    predicted, true
-        Knots from 0 to 1, float64 ``(k,)``, both rising.
-    """
-
-    predicted: Float64
-    true: Float64
-
-    def to_predicted(self, true: Float64) -> Float64:
-        """Which predicted probability stands for a true one."""
-        return np.interp(true, self.true, self.predicted)
-
-    def to_true(self, predicted: Float64 | Float32) -> Float64:
-        """Which true probability a predicted one stands for."""
-        return np.interp(predicted, self.predicted, self.true)
-
-
-def fit_recalibration(pit: Float64) -> Recalibration:
-    """Knots from the PIT of the calibration set; the identity where it is too small."""
-    pit = np.sort(np.clip(pit[np.isfinite(pit)], 1e-6, 1 - 1e-6))
-    number = min(len(pit) // _PER_KNOT, _MOST_KNOTS)
-    if number < 2:
-        return Recalibration(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    # Closer knots in the tails, where the ends of the 95 % interval are.
-    true = (1 - np.cos(np.pi * (np.arange(number) + 0.5) / number)) / 2
-    tail = 1.0 / (len(pit) + 1)
-    true = np.clip(true, tail, 1 - tail)
-    predicted = np.quantile(pit, true, method="weibull")
-    keep = np.concatenate([[True], np.diff(predicted) > 1e-9])
-    return Recalibration(
-        np.concatenate([[0.0], predicted[keep], [1.0]]), np.concatenate([[0.0], true[keep], [1.0]])
-    )
 
 
 @dataclass(frozen=True)

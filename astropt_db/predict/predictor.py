@@ -14,10 +14,11 @@ from safetensors.numpy import save as save_tensors
 from astropt_db.errors import DatabaseError
 from astropt_db.predict import mixture as mixtures
 from astropt_db.predict.features import Batch
-from astropt_db.predict.mixture import PROBABILITIES, Mixture, Recalibration, Summary
+from astropt_db.predict.mixture import PROBABILITIES, Mixture, Summary
 from astropt_db.predict.models import Model, mixture_from, model_from
 from astropt_db.predict.novelty import Novelty
 from astropt_db.predict.parallel import map_blocks
+from astropt_db.predict.recalibration import Recalibration
 from astropt_db.predict.scaling import Scaler
 from astropt_db.predict.tasks import Task
 

@@ -11,12 +11,11 @@ from astropt_db.predict import metrics
 from astropt_db.predict.mixture import (
     PROBABILITIES,
     Mixture,
-    Recalibration,
-    fit_recalibration,
     probability_between,
     summarise,
     target_grid,
 )
+from astropt_db.predict.recalibration import Recalibration, fit_recalibration
 
 IDENTITY = Recalibration(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 

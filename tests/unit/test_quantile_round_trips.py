@@ -11,11 +11,10 @@ from astropt_db.predict.mixture import (
     GRID,
     PROBABILITIES,
     Mixture,
-    Recalibration,
-    fit_recalibration,
     summarise,
     target_grid,
 )
+from astropt_db.predict.recalibration import Recalibration, fit_recalibration
 
 LEVELS = np.asarray(PROBABILITIES)
 COMPONENTS = 3
