@@ -22,7 +22,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 PENALTIES = tuple(10.0**power for power in np.arange(-5.0, 1.1, 0.5))
-_LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+_LOGISTIC_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
 _SMALL = 30_000
 """Rows up to which a logistic penalty is chosen by trying; above, the smallest serves."""
 _ONE_LEFT_OUT = 8_000_000
@@ -264,23 +264,28 @@ def fit_logistic(
     tuple
         The head, whose raw outputs are logits, and its penalty.
     """
-    penalty = _LOGISTIC_PENALTIES[0]
+    penalty = _LOGISTIC_PENALTIES[-1]
+    start = np.zeros((scaler.width + 1) * targets.shape[1])
     held = rng.random(len(batch)) < 0.2
     if len(batch) <= _SMALL and held.any() and not held.all():
         learn = _Loss(batch.take(~held), scaler, targets[~held], softmax, 0.0)
         judge = _Loss(batch.take(held), scaler, targets[held], softmax, 0.0)
-        losses = [judge.of(_minimise(learn.penalised(one))) for one in _LOGISTIC_PENALTIES]
-        penalty = _LOGISTIC_PENALTIES[int(np.argmin(losses))]
+        # Each fit begins where the one with the next larger penalty ended: a few steps away.
+        tried, losses = [start], []
+        for one in _LOGISTIC_PENALTIES:
+            tried.append(_minimise(learn.penalised(one), tried[-1]))
+            losses.append(judge(tried[-1])[0])
+        best = int(np.argmin(losses))
+        penalty, start = _LOGISTIC_PENALTIES[best], tried[best + 1]
     whole = _Loss(batch, scaler, targets, softmax, penalty)
-    return _minimise(whole), {"penalty": penalty}
+    return whole.head(_minimise(whole, start)), {"penalty": penalty}
 
 
-def _minimise(loss: _Loss) -> Linear:
-    start = np.zeros((loss.scaler.width + 1, loss.targets.shape[1]))
-    options = {"maxiter": 60, "maxfun": 80}
-    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    weights = found.x.reshape(start.shape)
-    return Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
+def _minimise(loss: _Loss, start: Float64) -> Float64:
+    steps = 35 if start.any() else 60
+    options = {"maxiter": steps, "maxfun": steps + 20}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    return np.asarray(found.x, np.float64)
 
 
 class _Loss:
@@ -309,9 +314,13 @@ class _Loss:
     def _scaled(self, part: slice) -> Float32:
         return self.scaler(self.batch.take(part))
 
+    def head(self, flat: Float64) -> Linear:
+        """Weights and constants in one array, as a head."""
+        weights = flat.reshape(-1, self.targets.shape[1]).astype(np.float32)
+        return Linear(weights[:-1], weights[-1])
+
     def __call__(self, flat: Float64) -> tuple[float, Float64]:
-        weights = flat.reshape(-1, self.targets.shape[1])
-        head = Linear(weights[:-1].astype(np.float32), weights[-1].astype(np.float32))
+        weights, head = flat.reshape(-1, self.targets.shape[1]), self.head(flat)
         loss, gradient = 0.0, np.zeros_like(weights)
         for part in blocks(len(self.batch)):
             x = self.scaled[part.start] if self.scaled else self._scaled(part)
@@ -323,10 +332,6 @@ class _Loss:
         gradient /= self.total
         gradient[:-1] += ridge
         return loss / self.total + 0.5 * float((ridge * weights[:-1]).sum()), gradient.ravel()
-
-    def of(self, head: Linear) -> float:
-        """Loss of a head."""
-        return self(np.concatenate([head.weight, head.bias[None]]).astype(np.float64).ravel())[0]
 
     def _block(self, logits: Float32, part: slice) -> tuple[float, Float32]:
         present = self.present[part]
