@@ -34,6 +34,8 @@ SIGHTS = (mlp.Sight(False, 0.0), mlp.Sight(True, 0.0), mlp.Sight(True, 0.3))
 
 _KNN_COMPONENTS = 32
 _NOVELTY_SAMPLE = 20_000
+_JUDGED = 5_000
+"""Examples that are judged by their neighbours, at most."""
 _LEAST_CALIBRATION = 20
 
 
@@ -140,14 +142,11 @@ def _fit_density(
     values = np.log1p(values) if task.logarithmic else values
     mean, deviation = float(values.mean()), float(values.std())
     target = (values - mean) / deviation
-    notes: dict[str, float] = {}
-    components = 1
-    pit = np.empty(0)
+    pit, notes, components = np.empty(0), dict[str, float](), 1
     model: Model
     if head == "linear":
         model, others, notes = linear.fit_regression(train.batch, scaler, target, rng)
-        if others is not None:
-            pit = others.pit(LEAST_SCALE)
+        pit = pit if others is None else others.pit(LEAST_SCALE)
     elif head == "mlp":
         components = COMPONENTS
         model = mlp.fit_network(
@@ -160,18 +159,9 @@ def _fit_density(
             seed,
         )
     else:
-        # A width between neighbours' labels; the calibration sets the final one.
-        width = np.full(len(target), np.log(max(len(target), 2) ** -0.2 * 0.3))
-        raw = np.stack([np.zeros(len(target)), target, width], axis=1)
-        model = _neighbours(train.batch, scaler, raw.astype(np.float32), keep=True)
-    link = Density(
-        components,
-        LEAST_SCALE,
-        mean,
-        deviation,
-        target_grid(target),
-        fit_recalibration(np.empty(0)),
-    )
+        model, pit = _neighbours_of_a_number(train.batch, scaler, target)
+    grid, none = target_grid(target), fit_recalibration(np.empty(0))
+    link = Density(components, LEAST_SCALE, mean, deviation, grid, none)
     predictor = Predictor(task, head, scaler, model, link)
     truth = calibration.targets[:, 0].astype(np.float64)
     if isinstance(model, Network):
@@ -183,6 +173,19 @@ def _fit_density(
         pit = np.concatenate([pit, predictor.pit(calibration.batch, truth)])
     link = replace(link, calibration=fit_recalibration(pit))
     return Fitted(replace(predictor, link=link), notes)
+
+
+def _neighbours_of_a_number(
+    batch: Batch, scaler: Scaler, target: Float64
+) -> tuple[Neighbours, Float64]:
+    """The head, and cumulative probabilities of examples by their neighbours."""
+    # A width between neighbours' labels; the calibration mends it.
+    width = np.full(len(target), np.log(max(len(target), 2) ** -0.2 * 0.3))
+    raw = np.stack([np.zeros(len(target)), target, width], axis=1)
+    model = _neighbours(batch, scaler, raw.astype(np.float32), keep=True)
+    rows = np.unique(np.linspace(0, len(target) - 1, _JUDGED).astype(np.intp))
+    found = mixture_from(model.others(rows), 1, LEAST_SCALE, np.ones(1, np.float32))
+    return model, found.cdf(target[rows].astype(np.float32)).astype(np.float64)
 
 
 def settings_for(task: Task) -> mlp.Settings:
@@ -278,7 +281,7 @@ def _neighbours(batch: Batch, scaler: Scaler, values: Float32, keep: bool) -> Ne
     projection = vectors[:, ::-1][:, :number].astype(np.float32)
     # Half-whitened: leading components still count more, but do not decide alone.
     projection /= np.maximum(spread[::-1][:number], 1e-6).astype(np.float32) ** 0.25
-    return Neighbours(projection, x @ projection, values, min(NEIGHBOURS, len(x)), keep)
+    return Neighbours(projection, x @ projection, values, min(NEIGHBOURS, max(len(x) - 1, 1)), keep)
 
 
 def _calibrate(logits: Float32, targets: Float32, link: Logits, softmax: bool) -> Logits:

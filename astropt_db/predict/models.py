@@ -151,11 +151,20 @@ class Neighbours:
 
     def finish(self, hidden: Float32) -> Float32:
         """Neighbours' outputs side by side ``(n, k * outputs)``, or their logit means."""
+        return self._output(hidden, None)
+
+    def others(self, rows: NDArray[np.intp]) -> Float32:
+        """Outputs for some of the examples, from all examples but themselves."""
+        return self._output(self.examples[rows], rows)
+
+    def _output(self, hidden: Float32, left_out: NDArray[np.intp] | None) -> Float32:
         norm = np.einsum("ij,ij->i", self.examples, self.examples)
         parts = []
         for start in range(0, len(hidden), _BLOCK):
             one = hidden[start : start + _BLOCK]
             distance = norm - 2.0 * (one @ self.examples.T)
+            if left_out is not None:
+                distance[np.arange(len(one)), left_out[start : start + _BLOCK]] = np.inf
             nearest = np.argpartition(distance, self.k - 1, axis=1)[:, : self.k]
             parts.append(self.values[nearest])
         found = np.concatenate(parts) if parts else np.empty((0, self.k, self.values.shape[1]))

@@ -21,10 +21,10 @@ Float64 = NDArray[np.float64]
 
 LEAST = 20
 """Sources below which nothing is corrected."""
-MANY = 2000
+MANY = 1000
 """Sources from which on the measured distribution is followed."""
 _KNOTS = 24
-_PRIOR = 10.0
+_PRIOR = 30.0
 """Inverse variance of the three numbers about those that change nothing."""
 _LEAST_PROBABILITY = 1e-5
 

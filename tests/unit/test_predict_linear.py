@@ -33,11 +33,27 @@ def test_residuals_are_those_of_fits_without_the_source(n: int, p: int) -> None:
         assert residual[row] == pytest.approx(y[row] - x[row] @ own - offset, rel=1e-6)
 
 
-def test_the_penalty_has_the_least_error_on_sources_left_out() -> None:
+def test_a_penalty_that_is_not_worse_by_more_than_chance_is_preferred() -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((30, 60))
     noise = rng.standard_normal(30)
     *_, of_noise = OneLeftOut(x).fit(noise)
     *_, of_signal = OneLeftOut(x[:, :4]).fit(x[:, 0] + 0.01 * noise)
-    assert of_noise >= 1.0
+    assert of_noise == PENALTIES[-1]
     assert of_signal < 0.01
+    y = x[:, 0] + 0.5 * noise
+    *_, residual, chosen = OneLeftOut(x).fit(y)
+    sizes = {}
+    for penalty in PENALTIES:
+        left = []
+        for row in range(30):
+            others = np.arange(30) != row
+            own, offset = ridge(x[others], y[others], penalty * 30)
+            left.append(abs(y[row] - x[row] @ own - offset))
+        sizes[penalty] = np.array(left)
+    np.testing.assert_allclose(sizes[chosen], np.abs(residual), rtol=1e-6)
+    least = min(sizes.values(), key=np.mean)
+    worse = {penalty: size - least for penalty, size in sizes.items()}
+    as_good = [k for k, one in worse.items() if one.mean() <= one.std() / np.sqrt(30)]
+    assert chosen == max(as_good)
+    assert sizes[chosen].mean() > least.mean(), "the case tells both rules apart"
