@@ -19,9 +19,12 @@ _LABELS = {
     "nmad": "NMAD",
     "crps": "CRPS",
     "outlier_percent": "outliers [%]",
-    "accuracy": "accuracy",
+    "coverage_68": "in the 68 % interval [%]",
+    "coverage_95": "in the 95 % interval [%]",
+    "roc_auc": "ROC-AUC",
 }
-
+_NOMINAL = {"coverage_68": 68.0, "coverage_95": 95.0, "bias": 0.0}
+"""What the metric would be at best, where that is neither 0 nor 1 at an end of its scale."""
 
 _PANELS = ("embedding", "embedding+flux", "flux")
 _OTHERS = {"trees": "tab:gray", "paper_cnn": "tab:brown", "resnet": "tab:pink"}
@@ -61,17 +64,31 @@ def label_efficiency(path: Path, task: Task, results: Sequence[Result], metric: 
                 color=_OTHERS.get(model, colours.get(encoder, "k")),
                 linestyle="--" if model in _OTHERS else lines.get(model, "-"),
             )  # fmt: skip
+        if metric in _NOMINAL:
+            axes.axhline(_NOMINAL[metric], color="k", linewidth=0.6)
         ticks = sorted({one.fraction for one in found if one.fraction})
         axes.set(xscale="log", xlabel="training labels [%]", title=panel)
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
+        axes.set_xticks(ticks, _apart(ticks), fontsize=7)
         axes.minorticks_off()
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             legend.setdefault(label, handle)
     figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=7)
-    grid[0].set_ylabel(_LABELS.get(metric, metric))
-    figure.suptitle(task.name)
+    grid[0].set_ylabel(_in_words(metric))
+    figure.suptitle(task.name.replace("_", " "))
     figure.savefig(path, dpi=110)
     return path
+
+
+def _in_words(metric: str) -> str:
+    """``edge_on.roc_auc`` as people write it."""
+    of, _, name = metric.rpartition(".")
+    return f"{of.replace('_', ' ')} {_LABELS.get(name, name.replace('_', ' '))}".strip()
+
+
+def _apart(ticks: Sequence[float]) -> list[str]:
+    """Labels of a logarithmic axis; none where it would touch that of the next larger tick."""
+    following = [*ticks[1:], np.inf]
+    return [f"{a:g}" if b / a > 1.4 else "" for a, b in zip(ticks, following, strict=True)]
 
 
 def density_figure(path: Path, task: Task, shown: Shown, title: str) -> Path:
