@@ -207,8 +207,11 @@ class Encoder:
             tokens["sed"], weights = sed_tokens(sed)
             present = weights[..., 0]
         block = pooling.block_of(self.checkpoint.model.n_layer)
-        states = self.model.hidden(tokens, block=block).float()
-        vectors = self._pool(states, tokens, present, pooling)
+
+        def pool(states: Tensor) -> Tensor:
+            return self._pool(states, tokens, present, pooling)
+
+        vectors = self.model.hidden(tokens, block=block, average=pool).float()
         # A patch without data is all zeros, so only images that start so need a closer look.
         blank = (tokens["images"][..., 0] == 0).all(dim=1)
         if blank.any():
@@ -241,11 +244,12 @@ class Encoder:
         self, states: Tensor, tokens: dict[str, Tensor], present: Tensor | None, pooling: Pooling
     ) -> Tensor:
         if pooling.reduce == "last":
-            return states[:, -1]
+            return states[:, -1].float()
         parts: dict[str, list[Tensor]] = {}
         for s in self.model.segments(tokens):
             parts.setdefault(s.name, []).append(states[:, s.offset : s.offset + s.length])
-        image = torch.cat(parts["images"], dim=1)[:, : pooling.tokens].mean(dim=1)
+        chosen = torch.cat(parts["images"], dim=1)[:, : pooling.tokens]
+        image = chosen.mean(dim=1, dtype=torch.float32)
         if present is None:
             return image
         weight = present[..., None]

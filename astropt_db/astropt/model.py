@@ -16,7 +16,7 @@ Three tokenisers exist in released models, hence three here: ``relu`` (v1, the E
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
@@ -27,6 +27,8 @@ from torch.nn import functional as F  # noqa: N812
 gelu_ = torch.ops.aten.gelu_  # in place; torch.nn.functional has no name for it
 Tokeniser = Literal["relu", "aim", "affine"]
 Tokens = Mapping[str, Tensor]
+Average = Callable[[Tensor], Tensor]
+"""Of (n, tokens, width) over the tokens, (n, width)."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, tokens, n_embd) to the same shape."""
+        return self.c_proj(self.between(x))  # type: ignore[no-any-return]
+
+    def between(self, x: Tensor) -> Tensor:
+        """Map (n, tokens, n_embd) to what the second layer takes, (n, tokens, 4 n_embd)."""
         x = self.c_fc(x)
         # This is the largest array of a pass: on a CPU, fresh memory for its like costs as much
         # as the function. Only gradients need both.
-        x = F.gelu(x, approximate="tanh") if x.requires_grad else gelu_(x, approximate="tanh")
-        return self.c_proj(x)  # type: ignore[no-any-return]
+        return F.gelu(x, approximate="tanh") if x.requires_grad else gelu_(x, approximate="tanh")
 
 
 class Block(nn.Module):
@@ -176,10 +181,16 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, tokens, n_embd) to the same shape."""
+    def forward(self, x: Tensor, average: Average | None = None) -> Tensor:
+        """Map (n, tokens, n_embd) to the same shape, or to its average over the tokens.
+
+        A linear layer may as well be applied to the average, once instead of to every token.
+        """
         x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+        if average is None:
+            return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+        between = self.mlp.between(self.ln_2(x))
+        return average(x) + self.mlp.c_proj(average(between))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -285,20 +296,32 @@ class AstroPT(nn.Module):
         return table(positions[name])  # type: ignore[no-any-return]
 
     def hidden(
-        self, tokens: Tokens, positions: Tokens | None = None, block: int | None = None
+        self,
+        tokens: Tokens,
+        positions: Tokens | None = None,
+        block: int | None = None,
+        average: Average | None = None,
     ) -> Tensor:
         """Return the states after block number `block` (default: the last), before ``ln_f``.
 
-        Later blocks are not computed. Parameters as in :meth:`embed_tokens`.
+        Later blocks are not computed.
+
+        Parameters
+        ----------
+        tokens, positions
+            As in :meth:`embed_tokens`.
+        average
+            Of states over the tokens, with weights whose sum is 1.
 
         Returns
         -------
         Tensor
-            (n, length of the chain, n_embd).
+            (n, length of the chain, n_embd), or the average of it.
         """
         x = self.embed_tokens(tokens, positions)
-        for layer in self.blocks if block is None else self.blocks[: block + 1]:
-            x = layer(x)
+        last = len(self.blocks) - 1 if block is None else block
+        for number, layer in enumerate(self.blocks[: last + 1]):
+            x = layer(x, average if number == last else None)
         return x
 
     def predict(self, tokens: Tokens, positions: Tokens | None = None) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from astropt_db.astropt.model import MLP
+from astropt_db.astropt.model import MLP, SelfAttention
 
 
 class PackedLinear(nn.Module):
@@ -60,6 +60,45 @@ class PackedBfloat16Linear(nn.Module):
         return result
 
 
+class PackedBfloat16MLP(nn.Module):
+    """An MLP in bfloat16 whose weights oneDNN has packed; like :class:`.model.MLP` otherwise."""
+
+    def __init__(self, mlp: MLP, rows: int) -> None:
+        super().__init__()
+        self.between = PackedBfloat16Linear(mlp.c_fc, rows, gelu=True)
+        self.c_proj = PackedBfloat16Linear(mlp.c_proj, rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, tokens, n_embd) to the same shape."""
+        return self.c_proj(self.between(x))  # type: ignore[no-any-return]
+
+
+class PackedBfloat16Attention(nn.Module):
+    """Self-attention in bfloat16 by three products for all heads at once.
+
+    Of short chains torch's own kernel takes 1.6 times as long (32 images of 64 tokens, AVX-512).
+    """
+
+    def __init__(self, attention: SelfAttention, rows: int) -> None:
+        super().__init__()
+        self.n_head, self.causal = attention.n_head, attention.causal
+        self.c_attn = PackedBfloat16Linear(attention.c_attn, rows)
+        self.c_proj = PackedBfloat16Linear(attention.c_proj, rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, tokens, n_embd) to the same shape."""
+        n, tokens, width = x.shape
+        size = width // self.n_head
+        heads = self.c_attn(x).view(n, tokens, 3, self.n_head, size).permute(2, 0, 3, 1, 4)
+        q, k, v = heads.reshape(3, n * self.n_head, tokens, size)
+        unseen = torch.zeros(tokens, tokens, dtype=q.dtype)
+        if self.causal:
+            unseen.fill_(-torch.inf).triu_(1)
+        scores = torch.baddbmm(unseen, q, k.transpose(1, 2), alpha=size**-0.5)
+        y = torch.bmm(torch.softmax(scores, dim=-1), v).view(n, self.n_head, tokens, size)
+        return self.c_proj(y.transpose(1, 2).reshape(n, tokens, width))  # type: ignore[no-any-return]
+
+
 def pack_linears(module: nn.Module, rows: int) -> None:
     """Replace the linear layers inside a module on the CPU by packed ones in float32.
 
@@ -101,11 +140,9 @@ def pack_bfloat16(module: nn.Module, rows: int) -> bool:
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedBfloat16Linear(child, rows))
         elif isinstance(child, MLP):
-            layers = (
-                PackedBfloat16Linear(child.c_fc, rows, gelu=True),
-                PackedBfloat16Linear(child.c_proj, rows),
-            )
-            setattr(module, name, nn.Sequential(*layers))
+            setattr(module, name, PackedBfloat16MLP(child, rows))
+        elif isinstance(child, SelfAttention):
+            setattr(module, name, PackedBfloat16Attention(child, rows))
         else:
             pack_bfloat16(child, rows)
     return True

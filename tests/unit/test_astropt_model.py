@@ -46,6 +46,32 @@ def test_chain_with_a_lead():
     assert [s.name for s in model.segments({"sed": tokens["sed"]})] == ["sed"]
 
 
+@pytest.mark.parametrize("block", [None, 0, 1])
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_average_of_states_needs_no_states(block, bias):
+    """The last layer sees the average alone; with weights whose sum is 1 its bias counts once."""
+    model = model_of(IMAGES, bias=bias)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(0.3 * torch.randn_like(one) if one.ndim == 1 else 0)
+    tokens = {"images": torch.randn(3, 20, 12)}
+    weights = torch.rand(20)
+    weights /= weights.sum()
+
+    def average(states):
+        return torch.einsum("t,ntw->nw", weights, states)
+
+    rows = []
+    model.blocks[1 if block is None else block].mlp.c_proj.register_forward_hook(
+        lambda _layer, given, _result: rows.append(given[0].shape)
+    )
+    with torch.inference_mode():
+        found = model.hidden(tokens, block=block, average=average)
+        wanted = average(model.hidden(tokens, block=block))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert [tuple(shape) for shape in rows] == [(3, 64), (3, 20, 64)]
+
+
 @pytest.mark.parametrize("lead", [0, 8])
 def test_losses_are_next_token_huber_by_direct_formula(lead):
     model = model_of(IMAGES, SED, lead=lead)
