@@ -128,7 +128,8 @@ class Others:
 
     def pit(self, least_scale: float) -> Float64:
         """Predicted cumulative probability of one logistic component at the true values."""
-        return np.asarray(expit(self.residual / (least_scale + np.exp(self.log_scale))))
+        scale = least_scale + np.exp(np.clip(self.log_scale, -20, 10))
+        return np.asarray(expit(self.residual / scale), np.float64)
 
 
 class OneLeftOut:
@@ -160,7 +161,7 @@ class OneLeftOut:
         """
         n, mean = len(target), float(target.mean())
         moment = self.along.T @ (target - mean)
-        shrunk = 1.0 / (self.spread + np.multiply.outer(PENALTIES, np.full(len(self.spread), n)))
+        shrunk = 1.0 / (self.spread + n * np.array(PENALTIES)[:, None])
         free = 1.0 - 1.0 / n - shrunk @ self.squares.T
         fitted = (moment * shrunk) @ self.along.T
         residuals = (target - mean - fitted) / np.maximum(free, 1e-9)
