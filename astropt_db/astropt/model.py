@@ -139,6 +139,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.causal = config.attention == "causal"
+        self.attend: Callable[..., Tensor] = F.scaled_dot_product_attention
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
@@ -147,8 +148,18 @@ class SelfAttention(nn.Module):
         n, tokens, width = x.shape
         heads = self.c_attn(x).view(n, tokens, 3, self.n_head, width // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        y = self.attend(q, k, v, is_causal=self.causal)
         return self.c_proj(y.transpose(1, 2).reshape(n, tokens, width))  # type: ignore[no-any-return]
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Apply the tanh form of GELU, in place where no gradient is wanted.
+
+    Between the layers of an MLP is the largest array of a pass: on a CPU, fresh memory for its
+    like costs as much as the function. Only gradients need both.
+    """
+    y: Tensor = (F.gelu if x.requires_grad else gelu_)(x, approximate="tanh")
+    return y
 
 
 class MLP(nn.Module):
@@ -158,17 +169,16 @@ class MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.activate = gelu
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, tokens, n_embd) to the same shape."""
-        return self.c_proj(self.between(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, average: Average | None = None) -> Tensor:
+        """Map (n, tokens, n_embd) to the same shape, or to its average over the tokens.
 
-    def between(self, x: Tensor) -> Tensor:
-        """Map (n, tokens, n_embd) to what the second layer takes, (n, tokens, 4 n_embd)."""
-        x = self.c_fc(x)
-        # This is the largest array of a pass: on a CPU, fresh memory for its like costs as much
-        # as the function. Only gradients need both.
-        return F.gelu(x, approximate="tanh") if x.requires_grad else gelu_(x, approximate="tanh")
+        The second layer may as well be applied to the average, once instead of to every token.
+        """
+        x = self.activate(self.c_fc(x))
+        y: Tensor = self.c_proj(x if average is None else average(x))
+        return y
 
 
 class Block(nn.Module):
@@ -182,15 +192,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, average: Average | None = None) -> Tensor:
-        """Map (n, tokens, n_embd) to the same shape, or to its average over the tokens.
-
-        A linear layer may as well be applied to the average, once instead of to every token.
-        """
+        """Map (n, tokens, n_embd) to the same shape, or to its average over the tokens."""
         x = x + self.attn(self.ln_1(x))
-        if average is None:
-            return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
-        between = self.mlp.between(self.ln_2(x))
-        return average(x) + self.mlp.c_proj(average(between))  # type: ignore[no-any-return]
+        y: Tensor = self.mlp(self.ln_2(x), average)
+        return (x if average is None else average(x)) + y
 
 
 @dataclass(frozen=True)
