@@ -24,7 +24,7 @@ _LABELS = {
     "roc_auc": "ROC-AUC",
 }
 _NOMINAL = {"coverage_68": 68.0, "coverage_95": 95.0, "bias": 0.0}
-"""What the metric would be at best, where that is neither 0 nor 1 at an end of its scale."""
+"""Where the metric should be, if that lies inside its scale."""
 
 _PANELS = ("embedding", "embedding+flux", "flux")
 _OTHERS = {"trees": "tab:gray", "paper_cnn": "tab:brown", "resnet": "tab:pink"}

@@ -17,7 +17,7 @@ from astropt_db.predict.models import Model, Neighbours, Network, mixture_from
 from astropt_db.predict.novelty import fit_novelty
 from astropt_db.predict.pooling import LEAST_LABELS, choose_weights
 from astropt_db.predict.predictor import Density, Logits, Predictor
-from astropt_db.predict.recalibration import fit_recalibration
+from astropt_db.predict.recalibration import LEAST, fit_recalibration
 from astropt_db.predict.scaling import Scaler, fit_scaler
 from astropt_db.predict.tasks import Task
 
@@ -36,7 +36,6 @@ _KNN_COMPONENTS = 32
 _NOVELTY_SAMPLE = 20_000
 _JUDGED = 5_000
 """Examples that are judged by their neighbours, at most."""
-_LEAST_CALIBRATION = 20
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def fit(
     """
     if head not in HEADS:
         raise ConfigurationError(f"there is no head {head!r}; there are: {', '.join(HEADS)}")
-    if len(calibration) < _LEAST_CALIBRATION:  # too few to calibrate on: rather learn from them
+    if len(calibration) < LEAST:  # too few to calibrate on: rather learn from them
         train, calibration = train.joined(calibration), calibration.take(slice(0, 0))
     rng = np.random.default_rng(seed)
     scaler = fit_scaler(train.batch)
@@ -146,7 +145,7 @@ def _fit_density(
     model: Model
     if head == "linear":
         model, others, notes = linear.fit_regression(train.batch, scaler, target, rng)
-        pit = pit if others is None else others.pit(LEAST_SCALE)
+        pit = pit if others is None else _pit(others, target)
     elif head == "mlp":
         components = COMPONENTS
         model = mlp.fit_network(
@@ -184,8 +183,13 @@ def _neighbours_of_a_number(
     raw = np.stack([np.zeros(len(target)), target, width], axis=1)
     model = _neighbours(batch, scaler, raw.astype(np.float32), keep=True)
     rows = np.unique(np.linspace(0, len(target) - 1, _JUDGED).astype(np.intp))
-    found = mixture_from(model.others(rows), 1, LEAST_SCALE, np.ones(1, np.float32))
-    return model, found.cdf(target[rows].astype(np.float32)).astype(np.float64)
+    return model, _pit(model.others(rows), target[rows])
+
+
+def _pit(raw: Float32, target: Float64) -> Float64:
+    """Cumulative probabilities at scaled targets ``(n,)`` by raw outputs of single components."""
+    found = mixture_from(raw, 1, LEAST_SCALE, np.ones(1, np.float32))
+    return found.cdf(target.astype(np.float32)).astype(np.float64)
 
 
 def settings_for(task: Task) -> mlp.Settings:
@@ -259,7 +263,7 @@ def _fit_logits(
     known = np.asarray((np.nansum(targets, axis=0) > 0) & seen if softmax else seen, np.bool_)
     link = Logits(members, np.ones(width, np.float32), np.zeros(width, np.float32), known)
     predictor = Predictor(task, head, scaler, model, link)
-    if len(calibration) >= _LEAST_CALIBRATION:
+    if len(calibration) >= LEAST:
         raw = predictor.raw(calibration.batch)
         logits = raw.reshape(len(raw), members, -1).mean(axis=1)
         link = _calibrate(logits, calibration.targets, link, softmax)
@@ -281,7 +285,7 @@ def _neighbours(batch: Batch, scaler: Scaler, values: Float32, keep: bool) -> Ne
     projection = vectors[:, ::-1][:, :number].astype(np.float32)
     # Half-whitened: leading components still count more, but do not decide alone.
     projection /= np.maximum(spread[::-1][:number], 1e-6).astype(np.float32) ** 0.25
-    return Neighbours(projection, x @ projection, values, min(NEIGHBOURS, max(len(x) - 1, 1)), keep)
+    return Neighbours(projection, x @ projection, values, min(NEIGHBOURS, len(x) - 1), keep)
 
 
 def _calibrate(logits: Float32, targets: Float32, link: Logits, softmax: bool) -> Logits:
@@ -289,7 +293,7 @@ def _calibrate(logits: Float32, targets: Float32, link: Logits, softmax: bool) -
     present = np.isfinite(targets)
     clean = np.where(present, targets, 0.0).astype(np.float64)
     width = logits.shape[1]
-    known = link.known & (present.sum(axis=0) >= _LEAST_CALIBRATION)
+    known = link.known & (present.sum(axis=0) >= LEAST)
     if softmax:
         known = link.known & (clean.sum(axis=0) >= 3)
 

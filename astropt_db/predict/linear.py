@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
 
 from astropt_db.predict.features import Batch
 from astropt_db.predict.models import Linear, raw_output
@@ -111,27 +110,6 @@ def _ridge(normal: Normal, penalty: float) -> Float64:
     return np.asarray(np.linalg.solve(normal.gram + np.diag(diagonal), normal.moment))
 
 
-@dataclass(frozen=True)
-class Others:
-    """Each source of the training set as a fit to all others sees it, in scaled units.
-
-    Attributes
-    ----------
-    residual
-        True minus predicted value, ``(n,)``.
-    log_scale
-        Logarithm of the predicted width, ``(n,)``.
-    """
-
-    residual: Float64
-    log_scale: Float64
-
-    def pit(self, least_scale: float) -> Float64:
-        """Predicted cumulative probability of one logistic component at the true values."""
-        scale = least_scale + np.exp(np.clip(self.log_scale, -20, 10))
-        return np.asarray(expit(self.residual / scale), np.float64)
-
-
 class OneLeftOut:
     """Ridge regression with each source judged by a fit to all others.
 
@@ -175,7 +153,7 @@ class OneLeftOut:
 
 def fit_regression(
     batch: Batch, scaler: Scaler, target: Float64, rng: np.random.Generator
-) -> tuple[Linear, Others | None, dict[str, float]]:
+) -> tuple[Linear, Float32 | None, dict[str, float]]:
     """Centre and width of one component for each source, both linear in the features.
 
     The width is learned from the size of the residuals, so that it may differ between sources.
@@ -188,8 +166,8 @@ def fit_regression(
     Returns
     -------
     tuple
-        The head with raw outputs (logit, centre, log scale), what fits to all others say of each
-        source (None of many sources), and its penalties.
+        The head with raw outputs (logit, centre, log scale), those that fits to all others give
+        each source, ``(n, 3)`` (None of many sources), and its penalties.
     """
     others = None
     if len(batch) * scaler.width <= _ONE_LEFT_OUT:
@@ -198,12 +176,17 @@ def fit_regression(
         size = _log_size(residual)
         widths, shift, missed, width_penalty = exact.fit(size)
         centre, scale = np.append(weights, constant), np.append(widths, shift)
-        others = Others(residual, size - missed)
+        others = _raw(target - residual, size - missed)
     else:
         centre, scale, penalty, width_penalty = _in_blocks(batch, scaler, target, rng)
-    raw = np.stack([np.zeros_like(centre), centre, scale], axis=1).astype(np.float32)
+    raw = _raw(centre, scale)
     head = Linear(np.ascontiguousarray(raw[:-1]), raw[-1])
     return head, others, {"penalty": penalty, "width_penalty": width_penalty}
+
+
+def _raw(centre: Float64, log_scale: Float64) -> Float32:
+    """Logit, centre and log scale of one component side by side."""
+    return np.stack([np.zeros_like(centre), centre, log_scale], axis=1).astype(np.float32)
 
 
 def _log_size(residual: Float64) -> Float64:

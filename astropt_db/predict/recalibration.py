@@ -59,17 +59,17 @@ def fit_recalibration(pit: Float64) -> Recalibration:
     pit
         Predicted cumulative probabilities at the true values, ``(n,)``; NaN is left out.
     """
-    pit = np.sort(pit[np.isfinite(pit)])
-    if len(pit) < LEAST:
-        return Recalibration(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    predicted, true = _smooth(pit) if len(pit) < MANY else _measured(pit)
-    ends = (np.array([0.0]), np.array([1.0]))
+    pit = pit[np.isfinite(pit)]
+    predicted = true = np.empty(0)
+    if len(pit) >= LEAST:
+        predicted, true = _smooth(pit) if len(pit) < MANY else _measured(pit)
     return Recalibration(
-        np.concatenate([ends[0], predicted, ends[1]]), np.concatenate([ends[0], true, ends[1]])
+        np.concatenate([[0.0], predicted, [1.0]]), np.concatenate([[0.0], true, [1.0]])
     )
 
 
 def _measured(pit: Float64) -> tuple[Float64, Float64]:
+    """Quantiles of the PIT, and their levels, ``(k,)``."""
     # Closer knots in the tails, where the ends of the 95 % interval are.
     true = (1 - np.cos(np.pi * (np.arange(_KNOTS) + 0.5) / _KNOTS)) / 2
     predicted = np.quantile(np.clip(pit, 1e-6, 1 - 1e-6), true, method="weibull")
@@ -78,21 +78,22 @@ def _measured(pit: Float64) -> tuple[Float64, Float64]:
 
 
 def _smooth(pit: Float64) -> tuple[Float64, Float64]:
-    """Beta calibration (Kull, Silva Filho & Flach 2017, AISTATS), the most likely one.
+    """Points on the most likely curve of beta calibration, ``(k,)``.
 
-    logit T = a ln p - b ln(1 - p) + c holds the identity (1, 1, 0), shifts, and widths that are
-    wrong on either side.
+    logit T = a ln p - b ln(1 - p) + c (Kull, Silva Filho & Flach 2017, AISTATS) holds the identity
+    (1, 1, 0), shifts, and widths that are wrong on either side. ln a, ln b and c have the prior.
     """
     p = np.clip(pit, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     below, above = np.log(p), -np.log1p(-p)
 
-    def unlikely(numbers: Float64) -> float:
+    def minus_log_posterior(numbers: Float64) -> float:
         (a, b), c = np.exp(numbers[:2]), numbers[2]
         logit = a * below + b * above + c
         density = np.log(a / p + b / (1 - p)) - np.logaddexp(0, logit) - np.logaddexp(0, -logit)
         return float(0.5 * _PRIOR * (numbers**2).sum() - density.sum())
 
-    (a, b), c = np.exp(found := minimize(unlikely, np.zeros(3)).x)[:2], found[2]
+    found = minimize(minus_log_posterior, np.zeros(3)).x
+    (a, b), c = np.exp(found[:2]), found[2]
     predicted = expit(np.linspace(-8.0, 8.0, 2 * _KNOTS + 1))
     true = expit(a * np.log(predicted) - b * np.log1p(-predicted) + c)
     return predicted, true

@@ -71,11 +71,12 @@ def test_fits_to_all_others_judge_a_linear_head_rightly(n: int) -> None:
     scaler = fit_scaler(batch)
     head, others, _ = fit_regression(batch, scaler, target, rng)
     assert others is not None
-    inside = np.abs(others.pit(0.0) - 0.5) < 0.34
+    by_others = expit((target - others[:, 1]) / np.exp(others[:, 2]))
+    inside = np.abs(by_others - 0.5) < 0.34
     assert inside.mean() == pytest.approx(0.68, abs=0.08 if n < 100 else 0.04)
     raw = scaler(batch) @ head.weight + head.bias
     own = expit((target - raw[:, 1]) / np.exp(raw[:, 2]))
-    assert np.abs(logit(own)).mean() < np.abs(logit(others.pit(0.0))).mean()
+    assert np.abs(logit(own)).mean() < np.abs(logit(by_others)).mean()
 
 
 def test_neighbours_judge_examples_without_themselves() -> None:
